@@ -1,0 +1,137 @@
+"""The node journal: one record per running backup, on disk before anything is done to a VM.
+
+A `Run` is all that a restarted agent needs to take the VM home without the API server.
+Times are seconds since the epoch, sizes bytes, paths absolute unless said otherwise.
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from vmbackup.api import names
+from vmbackup.api.conditions import Reason
+from vmbackup.api.model import Document
+from vmbackup.api.vmbackup import Method, Outcome, Phase, VMBackupSpec
+
+
+class Freeze(StrEnum):
+    """What we know of the guest's file systems."""
+
+    NOT_TRIED = "NotTried"
+    INTENDED = "Intended"  # a freeze was asked for: the guest may be frozen
+    FROZEN = "Frozen"
+    OVER = "Over"  # thawed, or nothing was ever frozen
+
+
+class Failure(Document):
+    """Why the outcome is not success. `heals`: a new attempt may succeed."""
+
+    reason: Reason
+    message: str
+    heals: bool = False
+
+
+class Quiesced(Document):
+    """What the Quiesced condition will say."""
+
+    done: bool
+    reason: Reason
+    message: str = ""
+
+
+class RunDisk(Document):
+    """One disk in the set, as it was when the run began, and how far it has come."""
+
+    target: str
+    source: str = Field(description="Path of the active layer before we touched the VM.")
+    source_kind: Literal["file", "block"]
+    source_format: str
+    backing: tuple[str, ...] = Field(default=(), description="Paths below the source, top to bottom.")
+    inactive_source: str | None = Field(default=None, description="Source in the persistent definition, if any.")
+    virtual_bytes: int
+    allocated_bytes: int = Field(default=0, description="What the copy is expected to occupy.")
+    image: str = Field(description="File name in the set.")
+    image_format: str
+    overlay: str = Field(default="", description="Snapshot method: path of our overlay.")
+    copied: bool = False
+    commits: int = Field(default=0, description="Commits of the overlay that were started.")
+    pivot_instance: str = Field(default="", description="QEMU process in which the pivot was intended.")
+    verified: bool = False
+    stored_bytes: int = 0
+    sha256: str = ""
+
+
+class SkippedDisk(Document):
+    target: str
+    reason: str
+
+
+class Run(Document):
+    """One backup under way on this node."""
+
+    schema_version: Literal[1] = 1
+    uid: str
+    namespace: str
+    name: str
+    attempt: int = 1
+    domain: str
+    domain_uuid: str
+    vm: str = Field(description="The VM's name as the user writes it.")
+    instance: str = Field(description="The QEMU process at the start: boot, pid and start time.")
+    spec: VMBackupSpec
+    location_path: str
+    overlay_directory: str = Field(description="Where overlays of block devices go.")
+    set_path: str = Field(description="Path of the published set, relative to the location.")
+    method: Method
+    method_reason: str
+    libvirt_version: str = ""
+    hypervisor_version: str = ""
+    disks: tuple[RunDisk, ...]
+    skipped: tuple[SkippedDisk, ...] = ()
+
+    phase: Phase = Phase.PREPARING
+    outcome: Outcome | None = None
+    failure: Failure | None = None
+    started_at: float
+    attempt_started_at: float
+    finished_at: float | None = None
+    not_before: float = Field(default=0.0, description="Earliest time of the next try of what did not work.")
+    tries: int = Field(default=0, description="Failed tries of the present step.")
+    trouble: str = Field(default="", description="What the last failed try said, for the user to read.")
+
+    freeze: Freeze = Freeze.NOT_TRIED
+    frozen_at: float | None = None
+    frozen_milliseconds: int | None = None
+    thaw_tries: int = 0
+    quiesced: Quiesced | None = None
+    point_in_time: float | None = Field(default=None, description="When the copy's content was fixed.")
+    began: bool = Field(default=False, description="The push job or the snapshot was intended.")
+    limited: bool = Field(default=False, description="The speed limit is in force.")
+    overlay_at: float | None = None
+    overlay_milliseconds: int | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def partial_path(self) -> str:
+        """Return the working directory of this attempt, relative to the location; published by one rename."""
+        parent, _, name = self.set_path.rpartition("/")
+        return f"{parent}/.{name}.{self.attempt}.partial"
+
+    @property
+    def deadline_at(self) -> float:
+        return self.started_at + self.spec.deadline_seconds
+
+    def overlay_file(self, target: str) -> str:
+        return names.overlay_name(self.uid, self.attempt, target)
+
+    def disk(self, target: str) -> RunDisk:
+        return next(disk for disk in self.disks if disk.target == target)
+
+    def with_disk(self, target: str, **changes: object) -> "Run":
+        """Return the run with one disk changed."""
+        disks = tuple(disk.model_copy(update=changes) if disk.target == target else disk for disk in self.disks)
+        return self.model_copy(update={"disks": disks})

@@ -1,0 +1,114 @@
+"""VMBackupLocation: a directory on the nodes that receives backup sets. Written by administrators."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from vmbackup.api.conditions import Conditions
+from vmbackup.api.model import Document, Report
+from vmbackup.api.schema import ATOMIC, DISTINCT, explained, rule
+from vmbackup.api.vmbackup import ObjectMeta
+
+PERCENT_OR_QUANTITY = r"^([0-9]|[1-9][0-9])%$|^(0|[1-9][0-9]{0,14}(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?)$"
+# A component may begin with a dot but is not '.' or '..'.
+DIRECTORY_PATTERN = r"^(/\.{0,2}[A-Za-z0-9_@%+-][A-Za-z0-9._@%+-]*)+$"
+NAMESPACE_PATTERN = r"^([*]|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$"
+
+DirectoryPath = Annotated[
+    str,
+    Field(
+        min_length=2,
+        max_length=512,
+        pattern=DIRECTORY_PATTERN,
+        json_schema_extra=explained(
+            "Write an absolute path without '.' and '..', without a slash at the end, "
+            "with letters, digits and . _ @ % + - in its components: /srv/backups."
+        ),
+    ),
+]
+NamespaceName = Annotated[
+    str,
+    Field(
+        max_length=63,
+        pattern=NAMESPACE_PATTERN,
+        json_schema_extra=explained("Write the name of a namespace, or '*' for all."),
+    ),
+]
+LabelText = Annotated[str, Field(max_length=317)]
+
+
+class Directory(Document):
+    """A directory that exists on the nodes; the operator never makes it."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rule(
+            "self.path == oldSelf.path",
+            "path cannot be changed: the sets below the old path would be lost from view. "
+            "Make a new VMBackupLocation for the new path.",
+            field=".path",
+        )
+    )
+
+    path: DirectoryPath = Field(description="Absolute path without links and without '..'.")
+    shared: bool = Field(default=False, description="True when all nodes see the same files (a mounted NFS).")
+
+
+class NamespaceSelector(Document):
+    """Which namespaces may write here. Empty lists allow none."""
+
+    names: tuple[NamespaceName, ...] = Field(
+        default=(), max_length=256, description="Namespaces by name; '*' allows all.", json_schema_extra=DISTINCT
+    )
+    match_labels: dict[LabelText, Annotated[str, Field(max_length=63)]] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="Namespaces that carry all of these labels.",
+        json_schema_extra=rule(
+            "self.all(key, key.size() <= 317)", "A label's key has at most 317 characters: shorten it."
+        ),
+    )
+
+
+class VMBackupLocationSpec(Document):
+    """Where the sets go, who may write there and how much."""
+
+    directory: Directory
+    allowed_namespaces: NamespaceSelector = Field(default_factory=NamespaceSelector)
+    min_free: str = Field(
+        default="5%",
+        max_length=18,
+        pattern=PERCENT_OR_QUANTITY,
+        description="Space that backups leave free, in bytes or percent of the file system.",
+        json_schema_extra=explained("Write a percentage from 0% to 99%, or a size as a whole number: 5% or 10Gi."),
+    )
+    max_concurrent: int = Field(default=4, ge=1, le=1000, description="Backups that may write here at the same time.")
+
+
+class NodeSpace(Report):
+    """What one node sees of the directory."""
+
+    node: str = Field(max_length=253, description="Name of the node.")
+    ready: bool = Field(description="Whether backups of this node can be written there.")
+    message: str = Field(default="", max_length=512, description="What is wrong when it is not ready.")
+    free_bytes: int = Field(default=0, ge=0, description="Free space of the file system.")
+    total_bytes: int = Field(default=0, ge=0, description="Size of the file system.")
+
+
+class VMBackupLocationStatus(Report):
+    """How the location stands on the nodes."""
+
+    observed_generation: int = Field(default=0, ge=0, description="Generation of the spec that this speaks of.")
+    nodes: tuple[NodeSpace, ...] = Field(
+        default=(), max_length=5000, description="What each node sees.", json_schema_extra=ATOMIC
+    )
+    conditions: Conditions = ()
+
+
+class VMBackupLocation(Report):
+    """Receives backup sets. A VMBackup names it; paths are written here and nowhere else."""
+
+    api_version: str = ""
+    kind: Literal["VMBackupLocation"] = "VMBackupLocation"
+    metadata: ObjectMeta
+    spec: VMBackupLocationSpec
+    status: VMBackupLocationStatus = Field(default_factory=VMBackupLocationStatus)

@@ -1,0 +1,34 @@
+"""Every name that others may know us by, once."""
+
+GROUP = "vmbackup.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+CATEGORY = "vmbackup"
+
+FINALIZER = f"{GROUP}/work-in-progress"
+FIELD_MANAGER_CONTROLLER = "vmbackup-controller"
+FIELD_MANAGER_AGENT = "vmbackup-agent"
+LEASE_CONTROLLER = "vmbackup-controller"
+LEASE_AGENT_PREFIX = "vmbackup-agent-"
+
+# The element that a plain domain may carry in <metadata> to name the namespace it belongs to:
+#   <vmbackup:owner xmlns:vmbackup="https://vmbackup.dev/domain/1" namespace="team-a"/>
+METADATA_NAMESPACE = "https://vmbackup.dev/domain/1"
+METADATA_ELEMENT = "owner"
+
+MANIFEST_FILE = "manifest.json"
+DOMAIN_FILE = "domain.xml"
+CHECKSUMS_FILE = "SHA256SUMS"
+
+
+def overlay_name(uid: str, attempt: int, target: str) -> str:
+    """Return the file name of our overlay for one disk; it names the backup so that it can be told from others'."""
+    return f".vmbackup.{uid}.{attempt}.{target}.overlay"
+
+
+def overlay_uid(file_name: str) -> str | None:
+    """Return the VMBackup UID that an overlay file name carries, None when it is not ours."""
+    parts = file_name.split(".")
+    if len(parts) == 6 and not parts[0] and parts[1] == "vmbackup" and parts[5] == "overlay":
+        return parts[2]
+    return None

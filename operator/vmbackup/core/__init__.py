@@ -1,0 +1,1 @@
+"""What is decided, and nothing else: no I/O, no clock, no log, no thread."""

@@ -1,0 +1,111 @@
+"""One pure function: what to do next, from the record and the facts.
+
+First the rules that hold in every phase (PRELUDE), then the row of the phase in the method's table.
+"""
+
+from vmbackup.api.conditions import Reason
+from vmbackup.api.journal import Failure, Freeze, Quiesced, Run
+from vmbackup.api.vmbackup import Method, Outcome, Phase
+from vmbackup.core.beginning import FREEZE_LIMIT_SECONDS, required
+from vmbackup.core.facts import Facts
+from vmbackup.core.push import PUSH
+from vmbackup.core.rules import Act, Move, Rule, Table, View, Write, done, failed, giving_up, maybe_frozen, vm_gone
+from vmbackup.core.snapshot import SNAPSHOT
+from vmbackup.core.steps import ThawGuest
+from vmbackup.units import human_seconds
+
+HYPERVISOR_AWAY_SECONDS = 1.0
+THAW_TRIES_MAX = 5
+TABLES: dict[Method, Table] = {Method.PUSH: PUSH, Method.SNAPSHOT: SNAPSHOT}
+
+# The phases in which a frozen guest is what we want, for a moment; in all others it is thawed first.
+POINT_IN_TIME = frozenset({Phase.FREEZING, Phase.STARTING, Phase.SNAPSHOTTING})
+# From here on the outcome is fixed by what is on the disk.
+SETTLED = frozenset({Phase.PUBLISHING, Phase.DISCARDING, Phase.DONE})
+
+
+def _open(view: View) -> bool:
+    return not giving_up(view) and view.run.phase not in SETTLED
+
+
+def _to_thaw(view: View) -> bool:
+    return maybe_frozen(view) and view.run.phase not in POINT_IN_TIME
+
+
+def _ended(outcome: Outcome, reason: Reason, message: str) -> dict[str, object]:
+    return {"outcome": outcome, "failure": Failure(reason=reason, message=message)}
+
+
+def _thawed(view: View) -> dict[str, object]:
+    frozen_milliseconds = (view.facts.last.value if view.facts.last else None) or 0
+    changes: dict[str, object] = {"freeze": Freeze.OVER, "frozen_milliseconds": frozen_milliseconds}
+    in_time = frozen_milliseconds < FREEZE_LIMIT_SECONDS * 1000
+    if view.run.quiesced is None or not view.run.quiesced.done or in_time:
+        return changes
+    message = f"the guest was thawed after {frozen_milliseconds} ms, before the point in time was certain"
+    changes["quiesced"] = Quiesced(done=False, reason=Reason.FREEZE_FAILED, message=message)
+    if required(view) and not giving_up(view):
+        changes |= _ended(Outcome.FAILED, Reason.QUIESCE_FAILED, f"VM {view.run.domain}: {message}")
+    return changes
+
+
+def _thaw_given_up(view: View) -> dict[str, object]:
+    message = f"the guest could not be thawed: {view.error}. Run 'virsh domfsthaw {view.run.domain}'."
+    return {"freeze": Freeze.OVER, "quiesced": Quiesced(done=False, reason=Reason.FREEZE_FAILED, message=message)}
+
+
+PRELUDE = (
+    Rule(
+        "cancelled",
+        lambda view: _open(view) and view.facts.wishes.cancel,
+        Write(lambda _: _ended(Outcome.CANCELLED, Reason.CANCELLED, "cancelled by spec.cancel")),
+    ),
+    Rule(
+        "deleted",
+        lambda view: _open(view) and view.facts.wishes.deleted,
+        Write(lambda _: _ended(Outcome.CANCELLED, Reason.DELETED, "the VMBackup was deleted while it ran")),
+    ),
+    Rule(
+        "deadline",
+        lambda view: _open(view) and view.now > view.run.deadline_at,
+        Write(
+            lambda view: _ended(
+                Outcome.FAILED,
+                Reason.DEADLINE_EXCEEDED,
+                f"VM {view.run.domain}: not done after {human_seconds(view.run.spec.deadline_seconds)} in phase "
+                f"{view.run.phase}{_last_words(view)}",
+            )
+        ),
+    ),
+    Rule("thawed", lambda view: _to_thaw(view) and done(ThawGuest)(view), Write(_thawed)),
+    Rule("nothing to thaw", lambda view: _to_thaw(view) and vm_gone(view), Write(lambda _: {"freeze": Freeze.OVER})),
+    Rule(
+        "cannot thaw",
+        lambda view: _to_thaw(view) and failed(ThawGuest)(view) and view.run.thaw_tries >= THAW_TRIES_MAX,
+        Write(_thaw_given_up),
+    ),
+    Rule(
+        "maybe frozen",
+        _to_thaw,
+        Act(lambda _: ThawGuest(), lambda view: {"thaw_tries": view.run.thaw_tries + 1}),
+    ),
+)
+
+
+def _last_words(view: View) -> str:
+    trouble = view.run.trouble or (view.run.failure.message if view.run.failure else "")
+    return f" ({trouble})" if trouble else ""
+
+
+def decide(run: Run, facts: Facts, now: float) -> Move:
+    """Return the next move: at most one act, and the record to write before it. No I/O, no clock.
+
+    Nothing is decided while the hypervisor is away: every rule needs to see the VM.
+    """
+    if facts.domain is None:
+        return Move(run, wait_seconds=HYPERVISOR_AWAY_SECONDS)
+    view = View(run, facts, now)
+    for rule in (*PRELUDE, *TABLES[run.method][run.phase]):
+        if rule.test(view):
+            return rule.effect.move(view)
+    raise AssertionError(f"no rule of phase {run.phase} holds for run {run.uid}")

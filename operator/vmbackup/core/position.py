@@ -1,0 +1,86 @@
+"""Where one disk is on the way from our overlay back to its base, by observation alone.
+
+    NEVER_LEFT   on its base; our overlay was never in use
+    ON_OVERLAY   the guest writes to our overlay, no job runs
+    MERGING      the active commit copies the overlay into the base
+    READY        base and overlay are equal: the pivot may be done
+    OFF          the VM is off and its definition names our overlay
+    HOME         the guest writes to the base again; the overlay is merged and of no use
+    LOST         the guest runs on something else, or on a base that misses what our overlay holds:
+                 nothing may be merged or removed, a human must decide
+
+A base that was written without the overlay must never receive the overlay: that would destroy both.
+"""
+
+from enum import Enum, auto
+
+from vmbackup.api.journal import RunDisk
+from vmbackup.api.vmbackup import Phase
+from vmbackup.core.facts import DiskFacts, DomainFacts
+from vmbackup.core.rules import View
+
+EMPTY_OVERLAY_BYTES = 256 * 1024  # a qcow2 file of libvirt's that no guest has written to holds 192 KiB of metadata
+
+
+class Position(Enum):
+    NEVER_LEFT = auto()
+    ON_OVERLAY = auto()
+    MERGING = auto()
+    READY = auto()
+    OFF = auto()
+    HOME = auto()
+    LOST = auto()
+
+
+AT_BASE = frozenset({Position.NEVER_LEFT, Position.HOME})
+
+
+def position(view: View, disk: RunDisk) -> Position:
+    """Return where the disk is. Sources: internals of libvirt's pivot (only it and a redefine rewrite the definition)."""
+    domain = view.domain
+    seen = domain.disk(disk.target)
+    overlay_bytes = view.store.overlay_bytes.get(disk.target)
+    if not view.run.began or (overlay_bytes is None and seen is not None and seen.source == disk.source):
+        return Position.NEVER_LEFT if not disk.pivot_instance else Position.HOME
+    if seen is None:
+        return Position.LOST
+    if seen.source == disk.overlay:
+        return _on_overlay(domain, seen, disk)
+    if seen.source == disk.source:
+        return _on_base(view, seen, disk, overlay_bytes or 0)
+    return Position.LOST
+
+
+def _on_overlay(domain: DomainFacts, seen: DiskFacts, disk: RunDisk) -> Position:
+    if not domain.alive:
+        return Position.OFF
+    if seen.job is not None and seen.job.kind == "active-commit":
+        return Position.READY if seen.job.ready else Position.MERGING
+    above_base = not seen.backing or seen.backing[0].path == disk.source
+    return Position.ON_OVERLAY if above_base else Position.LOST
+
+
+def _on_base(view: View, seen: DiskFacts, disk: RunDisk, overlay_bytes: int) -> Position:
+    domain, run = view.domain, view.run
+    if domain.alive and domain.instance and domain.instance in (run.instance, disk.pivot_instance):
+        # The same QEMU process: it was never on the overlay, or it has pivoted. Either way the base is complete.
+        return Position.HOME if disk.pivot_instance else Position.NEVER_LEFT
+    if disk.pivot_instance and domain.persistent and seen.inactive_source in (None, disk.source):
+        # Another process, but the definition names the base again: the pivot was completed before the crash.
+        return Position.HOME
+    if run.phase is Phase.SNAPSHOTTING and overlay_bytes <= EMPTY_OVERLAY_BYTES:
+        return Position.NEVER_LEFT
+    return Position.LOST
+
+
+def positions(view: View) -> dict[str, Position]:
+    return {disk.target: position(view, disk) for disk in view.run.disks}
+
+
+def first(view: View, wanted: Position) -> RunDisk | None:
+    """Return the first disk at that position."""
+    return next((disk for disk in view.run.disks if position(view, disk) is wanted), None)
+
+
+def every(view: View, wanted: frozenset[Position]) -> bool:
+    return all(where in wanted for where in positions(view).values())

@@ -1,0 +1,85 @@
+"""The spine: observe, decide, record, act. One turn does at most one act.
+
+A turn may end anywhere by a crash: the next one begins with what is seen, not with what was meant.
+"""
+
+from dataclasses import dataclass
+
+from vmbackup.api.conditions import Reason
+from vmbackup.api.journal import Failure, Run
+from vmbackup.api.vmbackup import Outcome, Phase
+from vmbackup.core.decide import decide
+from vmbackup.core.facts import Facts, LastAct
+from vmbackup.core.plan import plan_again
+from vmbackup.core.ports import Ports
+from vmbackup.core.steps import HypervisorStep, Step
+from vmbackup.errors import NotYet, Refused, VMBackupError
+
+REPLAN_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a turn leaves for the next one: the record, the act and its end, and when to look again."""
+
+    run: Run
+    last: LastAct | None = None
+    wait_seconds: float | None = 0.0  # None: over
+
+
+def tick(ports: Ports, run: Run, last: LastAct | None = None) -> Turn:
+    """Take one turn of a run."""
+    facts = see(ports, run, last)
+    now = ports.clock.now()
+    if may_plan_again(run, facts, now):
+        return replan(ports, run, facts)
+    move = decide(run, facts, now)
+    if move.run != run:
+        ports.journal.record(move.run)
+    ports.ledger.report(move.run, facts)
+    if move.step is None:
+        # What the last act said is kept until it could be judged: not while the hypervisor is away.
+        return Turn(move.run, last if facts.domain is None else None, move.wait_seconds)
+    return Turn(move.run, perform(ports, move.run, move.step))
+
+
+def may_plan_again(run: Run, facts: Facts, now: float) -> bool:
+    """Return whether the rest between two attempts is over."""
+    return run.phase is Phase.ASSIGNED and run.outcome is None and facts.domain is not None and now >= run.not_before
+
+
+def replan(ports: Ports, run: Run, facts: Facts) -> Turn:
+    """Plan the next attempt from what is seen now; what stands in the way is told, and looked at again."""
+    now = ports.clock.now()
+    assert facts.domain is not None, "may_plan_again() has looked"
+    try:
+        fresh = plan_again(run, facts.domain, ports.hypervisor.host(), now)
+    except NotYet as wait:
+        fresh = run.model_copy(update={"not_before": now + REPLAN_SECONDS, "trouble": wait.message})
+    except Refused as refusal:
+        failure = Failure(reason=Reason(refusal.reason), message=refusal.message)
+        fresh = run.model_copy(update={"outcome": Outcome.FAILED, "failure": failure})
+    ports.journal.record(fresh)
+    ports.ledger.report(fresh, facts)
+    return Turn(fresh)
+
+
+def see(ports: Ports, run: Run, last: LastAct | None) -> Facts:
+    """Gather the facts; a hypervisor that is away is a fact too."""
+    store = ports.store.observe(run)
+    wishes = ports.ledger.wishes(run)
+    try:
+        domain = ports.hypervisor.observe(run)
+    except NotYet as away:
+        return Facts(None, store, wishes, last, away.message)
+    return Facts(domain, store, wishes, last)
+
+
+def perform(ports: Ports, run: Run, step: Step) -> LastAct:
+    """Do one act; that it failed is a fact for the next turn."""
+    try:
+        if isinstance(step, HypervisorStep):
+            return LastAct(step, value=ports.hypervisor.perform(run, step))
+        return LastAct(step, value=ports.store.perform(run, step))
+    except VMBackupError as error:
+        return LastAct(step, error)
