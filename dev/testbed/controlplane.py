@@ -17,7 +17,7 @@ from testbed.errors import TestbedError
 from testbed.tools import tool
 
 READY_SECONDS = 60
-TOKEN_DURATION = "24h"
+TOKEN_HOURS = 24 * 365  # a development cluster may stay up for long
 
 
 class ControlPlane:
@@ -58,25 +58,43 @@ class ControlPlane:
     def start_etcd(self) -> None:
         """Start etcd on its data directory and wait until it is healthy."""
         url, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{self._peer_port}"
-        self._spawn("etcd", "--data-dir", str(self.directory / "etcd"), "--unsafe-no-fsync", "--logger=zap",
-                    "--log-level=warn", f"--listen-client-urls={url}", f"--advertise-client-urls={url}",
-                    f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
-                    f"--initial-cluster=default={peer}")
+        self._spawn(
+            "etcd",
+            "--data-dir",
+            str(self.directory / "etcd"),
+            "--unsafe-no-fsync",
+            "--logger=zap",
+            "--log-level=warn",
+            f"--listen-client-urls={url}",
+            f"--advertise-client-urls={url}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+        )
         self._wait("etcd", f"{url}/health")
 
     def start_apiserver(self) -> None:
         """Start kube-apiserver on the same port as before and wait until it is ready."""
         key = str(self.directory / "tls.key")
         self._spawn(
-            "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
-            "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", f"--secure-port={self._port}",
-            f"--tls-cert-file={self.certificate}", f"--tls-private-key-file={key}",
-            "--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=Node,RBAC", "--allow-privileged",
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            f"--secure-port={self._port}",
+            f"--tls-cert-file={self.certificate}",
+            f"--tls-private-key-file={key}",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--authorization-mode=Node,RBAC",
+            "--allow-privileged",
             f"--token-auth-file={self.directory / 'tokens.csv'}",
-            "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={key}",
-            f"--service-account-signing-key-file={key}", "--kubelet-preferred-address-types=InternalIP",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={key}",
+            f"--service-account-signing-key-file={key}",
+            "--kubelet-preferred-address-types=InternalIP",
             # Without a controller manager no namespace gets a default service account.
-            "--disable-admission-plugins=ServiceAccount")
+            "--disable-admission-plugins=ServiceAccount",
+        )
         self._wait("kube-apiserver", f"{self.url}/readyz")
 
     def stop_apiserver(self) -> None:
@@ -113,7 +131,7 @@ class ControlPlane:
         """
         self.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": namespace, "name": name}})
         bound = ["--bound-object-kind=Pod", f"--bound-object-name={pod}"] if pod else []
-        token = self.kubectl("create", "token", name, "-n", namespace, f"--duration={TOKEN_DURATION}", *bound).strip()
+        token = self.kubectl("create", "token", name, "-n", namespace, f"--duration={TOKEN_HOURS}h", *bound).strip()
         path = self.directory / f"{namespace}.{name}{'.' + pod if pod else ''}.kubeconfig"
         self._write_kubeconfig(path, name, token)
         return path
@@ -121,8 +139,14 @@ class ControlPlane:
     def placeholder_pod(self, namespace: str, name: str, service_account: str, node: str) -> None:
         """Make a pod that is bound to `node` and never runs: something to bind a token to."""
         container = {"name": "none", "image": "none"}
-        self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": namespace, "name": name},
-                    "spec": {"nodeName": node, "serviceAccountName": service_account, "containers": [container]}})
+        self.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"namespace": namespace, "name": name},
+                "spec": {"nodeName": node, "serviceAccountName": service_account, "containers": [container]},
+            }
+        )
 
     def _spawn(self, name: str, *arguments: str) -> None:
         if name in self._processes:
@@ -130,8 +154,9 @@ class ControlPlane:
         # The kernel ends the child when the thread that started it is gone, whatever that died of.
         command = ["setpriv", "--pdeathsig", "KILL", str(tool(name)), *arguments]
         with (self.directory / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                                     cwd=self.directory, start_new_session=True)
+            self._processes[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, start_new_session=True
+            )
 
     def _kill(self, name: str) -> None:
         process = self._processes.pop(name, None)
@@ -159,9 +184,26 @@ class ControlPlane:
         """Write one self-signed certificate, whose key also signs service account tokens, and the admin's files."""
         usage = "keyUsage=critical,digitalSignature,keyEncipherment,keyCertSign"
         names = "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:kubernetes.default.svc"
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", "-subj", "/CN=testbed",
-                   "-keyout", str(self.directory / "tls.key"), "-out", str(self.certificate),
-                   "-addext", names, "-addext", usage]
+        command = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "3650",
+            "-subj",
+            "/CN=testbed",
+            "-keyout",
+            str(self.directory / "tls.key"),
+            "-out",
+            str(self.certificate),
+            "-addext",
+            names,
+            "-addext",
+            usage,
+        ]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise TestbedError(f"openssl could not make a certificate: {result.stderr}")
@@ -173,10 +215,14 @@ class ControlPlane:
     def _write_kubeconfig(self, path: Path, user: str, token: str) -> None:
         authority = base64.b64encode(self.certificate.read_bytes()).decode()
         cluster = {"server": self.url, "certificate-authority-data": authority}
-        content = {"apiVersion": "v1", "kind": "Config", "current-context": "testbed",
-                   "clusters": [{"name": "testbed", "cluster": cluster}],
-                   "users": [{"name": user, "user": {"token": token}}],
-                   "contexts": [{"name": "testbed", "context": {"cluster": "testbed", "user": user}}]}
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "testbed",
+            "clusters": [{"name": "testbed", "cluster": cluster}],
+            "users": [{"name": user, "user": {"token": token}}],
+            "contexts": [{"name": "testbed", "context": {"cluster": "testbed", "user": user}}],
+        }
         path.write_text(json.dumps(content, indent=2))  # JSON is YAML
         path.chmod(0o600)
 

@@ -11,6 +11,7 @@ import libvirt_qemu
 
 from testbed.errors import TestbedError
 
+AGENT_PORT = "org.qemu.guest_agent.0"
 READY_SECONDS = 120  # a guest without KVM on a busy machine
 
 
@@ -59,7 +60,7 @@ def domain_xml(name: str, disks: Sequence[Disk], options: Options | None = None)
     if options.uuid:
         _text(domain, "uuid", options.uuid)
     if options.metadata:
-        ET.SubElement(domain, "metadata").append(ET.fromstring(options.metadata))
+        ET.SubElement(domain, "metadata").append(ET.fromstring(options.metadata))  # noqa: S314 - our own XML
     _text(domain, "memory", str(options.memory_mib), unit="MiB")
     _text(domain, "vcpu", "1")
     system = ET.SubElement(domain, "os")
@@ -67,8 +68,7 @@ def domain_xml(name: str, disks: Sequence[Disk], options: Options | None = None)
     if options.boot:
         _text(system, "kernel", str(options.boot.kernel))
         _text(system, "initrd", str(options.boot.initramfs))
-        # The only port of the only serial controller.
-        agent = "testbed.agent=vport%dp1 " if options.agent else ""
+        agent = f"testbed.agent={AGENT_PORT} " if options.agent else ""
         _text(system, "cmdline", f"console=ttyS0 quiet panic=1 {agent}{options.boot.arguments}".strip())
     ET.SubElement(ET.SubElement(domain, "features"), "acpi")
     devices = ET.SubElement(domain, "devices")
@@ -76,11 +76,11 @@ def domain_xml(name: str, disks: Sequence[Disk], options: Options | None = None)
         _disk(devices, disk)
     if options.agent:
         channel = ET.SubElement(devices, "channel", type="unix")
-        ET.SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
+        ET.SubElement(channel, "target", type="virtio", name=AGENT_PORT)
     if options.boot:
         ET.SubElement(ET.SubElement(devices, "serial", type="file"), "source", path=str(options.boot.serial_log))
     ET.SubElement(devices, "memballoon", model="none")
-    devices.extend(ET.fromstring(element) for element in options.devices)
+    devices.extend(ET.fromstring(element) for element in options.devices)  # noqa: S314 - our own XML
     return ET.tostring(domain, encoding="unicode")
 
 
@@ -115,7 +115,8 @@ def write_pattern(uri: str, name: str, target: str, offset_bytes: int, length_by
     connection = libvirt.open(uri)
     try:
         domain = connection.lookupByName(name)
-        alias = ET.fromstring(domain.XMLDesc()).find(f"devices/disk/target[@dev='{target}']/../alias")
+        description = ET.fromstring(domain.XMLDesc())  # noqa: S314 - from our own daemon
+        alias = description.find(f"devices/disk/target[@dev='{target}']/../alias")
         if alias is None:
             raise TestbedError(f"{name} does not run or has no disk {target}.")
         for action in (f"write -P {byte:#x} {offset_bytes} {length_bytes}", "flush"):

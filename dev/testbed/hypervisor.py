@@ -53,8 +53,10 @@ class Libvirtd:
         self.images.chmod(0o755)
         closed = [parent for parent in self.directory.parents if not parent.stat().st_mode & 0o001]
         if closed and not self._root:
-            raise TestbedError(f"The qemu user may not enter {closed[0]}, which is above {self.directory}: "
-                               "chmod it to 0711 or choose a directory below /var/tmp.")
+            raise TestbedError(
+                f"The qemu user may not enter {closed[0]}, which is above {self.directory}: "
+                "chmod it to 0711 or choose a directory below /var/tmp."
+            )
         cache_directory().joinpath(f"libvirt-{self.release}").mkdir(parents=True, exist_ok=True)
         etc = (self._root or Path("/")) / "etc/libvirt"
         # The machine's own networks and autostarted domains are nobody's business here.
@@ -79,8 +81,9 @@ class Libvirtd:
             except libvirt.libvirtError as error:
                 if time.monotonic() > deadline:
                     log = self.directory / "log" / "libvirtd.log"
-                    raise TestbedError(f"libvirtd {self.release} does not answer at {self.uri}: {error}. "
-                                       f"See {log}.") from error
+                    raise TestbedError(
+                        f"libvirtd {self.release} does not answer at {self.uri}: {error}. See {log}."
+                    ) from error
                 time.sleep(0.05)
             else:
                 return
@@ -123,9 +126,13 @@ class Libvirtd:
             # The root is shared with other daemons: what is written to it goes to memory and is dropped at the end.
             upper = f"{base}/tmp/upper", f"{base}/tmp/work"
             layers = f"lowerdir={base},upperdir={upper[0]},workdir={upper[1]}"
-            lines += [f"mount -t tmpfs tmpfs {base}/tmp", f"mkdir {' '.join(upper)}",
-                      f"mount -t overlay overlay -o {layers} {base}", f"mount -t proc proc {base}/proc",
-                      *(f"mount --rbind /{at} {base}/{at}" for at in ("dev", "sys"))]
+            lines += [
+                f"mount -t tmpfs tmpfs {base}/tmp",
+                f"mkdir {' '.join(upper)}",
+                f"mount -t overlay overlay -o {layers} {base}",
+                f"mount -t proc proc {base}/proc",
+                *(f"mount --rbind /{at} {base}/{at}" for at in ("dev", "sys")),
+            ]
             binds[self.directory] = Path(f"{base}{self.directory}")
         lines += [f"mkdir -p '{at}'\nmount --rbind '{source}' '{at}'" for source, at in binds.items()]
         return "\n".join(lines)

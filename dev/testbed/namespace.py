@@ -1,13 +1,31 @@
 """A private mount and PID namespace that ends with the process that made it."""
 
+import contextlib
 import os
 import select
+import signal
 import subprocess
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from testbed.errors import TestbedError
+
+# `slave` lets later mounts of the machine through, never ours out.
+UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "slave")
+
+
+def end(pid: int) -> None:
+    """Kill the namespace whose `unshare` has this PID and return when the last process in it is gone."""
+    try:
+        first = os.pidfd_open(int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]))
+    except (OSError, IndexError):
+        first = -1  # it has ended already
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)  # --kill-child takes the first process along, and the kernel all the others
+    if first >= 0:
+        select.select([first], [], [])  # readable when the first process is reaped, which comes last
+        os.close(first)
 
 
 class Namespace:
@@ -21,21 +39,22 @@ class Namespace:
         """`setup`: shell lines (run with `set -e`) that make the mounts."""
         self._setup = setup
         self._process: subprocess.Popen[str] | None = None
-        self._first = -1  # pidfd of the first process inside
 
     def start(self) -> None:
         """Make the namespace and its mounts. Raises TestbedError when the set-up fails."""
-        # `slave` lets later mounts of the machine through, never ours out. The shell stays to reap orphans.
-        command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "slave"]
+        # The shell stays, because somebody must reap orphans.
         script = f"set -e\n{self._setup}\necho ready\nset +e\ncat >/dev/null\nexit 0\n"
-        self._process = subprocess.Popen([*command, "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         text=True, start_new_session=True)
+        self._process = subprocess.Popen(
+            [*UNSHARE, "sh", "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
         assert self._process.stdout
         if self._process.stdout.readline() != "ready\n":
             self.stop()
             raise TestbedError("The namespace could not be set up (see the lines above). It needs root.")
-        pid = self._process.pid
-        self._first = os.pidfd_open(int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]))
 
     def command(self, *arguments: str, root: Path | None = None) -> list[str]:
         """Return the command line that runs `arguments` inside, in the chroot `root` when given."""
@@ -55,13 +74,9 @@ class Namespace:
     def stop(self) -> None:
         """End every process inside and drop the mounts."""
         if self._process:
-            self._process.kill()  # --kill-child takes the first process along, and that one all the others
+            end(self._process.pid)
             self._process.communicate()
             self._process = None
-        if self._first >= 0:
-            select.select([self._first], [], [])  # readable when the last process of the namespace is gone
-            os.close(self._first)
-            self._first = -1
 
     def __enter__(self) -> Self:
         self.start()

@@ -22,13 +22,21 @@ def root(release: str) -> Path:
 
     def build(path: Path) -> None:
         say(f"making a Debian {suite} root with libvirt {release} (about a minute) ...")
-        command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}",
-                   # Archived releases are not signed anew, so their signature is past its date.
-                   "--aptopt=Acquire::Check-Valid-Until \"false\"", suite, str(path), mirror()]
+        command = [
+            "mmdebstrap",
+            "--variant=minbase",
+            f"--include={','.join(PACKAGES)}",
+            # Archived releases are not signed anew, so their signature is past its date.
+            '--aptopt=Acquire::Check-Valid-Until "false"',
+            suite,
+            str(path),
+            mirror(),
+        ]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
-            raise TestbedError(f"mmdebstrap {suite} failed; is the mirror of apt's sources reachable?\n"
-                               f"{result.stderr[-2000:]}")
+            raise TestbedError(
+                f"mmdebstrap {suite} failed; is the mirror of apt's sources reachable?\n{result.stderr[-2000:]}"
+            )
 
     return cached(f"root-{suite}", build)
 

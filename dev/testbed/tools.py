@@ -55,8 +55,10 @@ def _built(name: str) -> Path:
     def build(path: Path) -> None:
         go = shutil.which("go")
         if not go:
-            raise TestbedError(f"{name} must be built and Go is missing: run dev/bootstrap.sh, or set "
-                               "KUBEBUILDER_ASSETS to a directory with etcd, kube-apiserver and kubectl.")
+            raise TestbedError(
+                f"{name} must be built and Go is missing: run dev/bootstrap.sh, or set "
+                "KUBEBUILDER_ASSETS to a directory with etcd, kube-apiserver and kubectl."
+            )
         say(f"building {name} {version} (several minutes the first time) ...")
         package = "k8s.io/component-base/version"
         major, minor = version.removeprefix("v").split(".")[:2]

@@ -3,6 +3,7 @@
 A turn may end anywhere by a crash: the next one begins with what is seen, not with what was meant.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vmbackup.api.conditions import Reason
@@ -41,6 +42,16 @@ def tick(ports: Ports, run: Run, last: LastAct | None = None) -> Turn:
         # What the last act said is kept until it could be judged: not while the hypervisor is away.
         return Turn(move.run, last if facts.domain is None else None, move.wait_seconds)
     return Turn(move.run, perform(ports, move.run, move.step))
+
+
+def drive(ports: Ports, run: Run, pause: Callable[[float], None]) -> Run:
+    """Take turns until the run is over. `pause` waits at most so many seconds, less when something happened."""
+    turn = Turn(run)
+    while turn.wait_seconds is not None:
+        if turn.wait_seconds:
+            pause(turn.wait_seconds)
+        turn = tick(ports, turn.run, turn.last)
+    return turn.run
 
 
 def may_plan_again(run: Run, facts: Facts, now: float) -> bool:

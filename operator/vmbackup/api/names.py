@@ -1,5 +1,7 @@
 """Every name that others may know us by, once."""
 
+import re
+
 GROUP = "vmbackup.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -20,6 +22,8 @@ MANIFEST_FILE = "manifest.json"
 DOMAIN_FILE = "domain.xml"
 CHECKSUMS_FILE = "SHA256SUMS"
 
+_OVERLAY = re.compile(r"\.vmbackup\.([0-9A-Za-z-]+)\.[0-9]+\.[^./\s]+\.overlay")
+
 
 def overlay_name(uid: str, attempt: int, target: str) -> str:
     """Return the file name of our overlay for one disk; it names the backup so that it can be told from others'."""
@@ -28,7 +32,5 @@ def overlay_name(uid: str, attempt: int, target: str) -> str:
 
 def overlay_uid(file_name: str) -> str | None:
     """Return the VMBackup UID that an overlay file name carries, None when it is not ours."""
-    parts = file_name.split(".")
-    if len(parts) == 6 and not parts[0] and parts[1] == "vmbackup" and parts[5] == "overlay":
-        return parts[2]
-    return None
+    match = _OVERLAY.fullmatch(file_name)
+    return match[1] if match else None

@@ -1,9 +1,9 @@
 """VMBackup: the request of one full backup of one VM, and the report of what came of it."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from vmbackup.api.conditions import Conditions
 from vmbackup.api.model import Document, Report
@@ -12,6 +12,7 @@ from vmbackup.units import QUANTITY_PATTERN, human_bytes, human_seconds, parse_b
 
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
 DISK_PATTERN = r"^[a-z]+[a-z0-9]*$"
+EITHER_LIST = "Give either include or exclude: with include, all other disks are left out anyway."
 
 DiskName = Annotated[
     str,
@@ -110,7 +111,7 @@ class DiskSelection(Document):
     model_config = ConfigDict(
         json_schema_extra=rule(
             "self.?include.orValue([]).size() == 0 || self.?exclude.orValue([]).size() == 0",
-            "Give either include or exclude: with include, all other disks are left out anyway.",
+            EITHER_LIST,
         )
     )
 
@@ -120,6 +121,12 @@ class DiskSelection(Document):
     exclude: tuple[DiskName, ...] = Field(
         default=(), max_length=64, description="Back up all disks but these.", json_schema_extra=DISTINCT
     )
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if self.include and self.exclude:
+            raise ValueError(EITHER_LIST)
+        return self
 
 
 class OverlayLimits(Document):

@@ -19,7 +19,7 @@ from vmbackup.core.rules import (
     last_error,
     maybe_frozen,
     vm_gone,
-)  # fmt: skip
+)
 from vmbackup.core.steps import DrainStatistics, FreezeGuest, MakeDirectory
 from vmbackup.units import human_bytes
 
@@ -30,12 +30,9 @@ def location_in_trouble(view: View) -> bool:
     return bool(view.store.problem)
 
 
-def foreign_work(view: View) -> str:
-    """Return the name of somebody else's work on the VM, empty when there is none."""
-    if view.domain.job is not None:
-        return f"a {view.domain.job.operation} job"
-    busy = next((disk for disk in view.domain.disks if disk.job is not None), None)
-    return f"a {busy.job.kind} block job on disk {busy.target}" if busy and busy.job else ""
+def foreign_work(view: View) -> bool:
+    """Return whether somebody else works on the VM: before we begin every job is foreign."""
+    return view.domain.job is not None or any(disk.job is not None for disk in view.domain.disks)
 
 
 def needed_bytes(view: View) -> int:
@@ -46,6 +43,35 @@ def too_little_space(view: View) -> bool:
     return view.store.free_bytes - view.store.reserve_bytes < needed_bytes(view)
 
 
+def no_directory(view: View) -> bool:
+    return not view.store.partial
+
+
+def old_statistics(view: View) -> bool:
+    return view.domain.completed is not None
+
+
+def unwanted(view: View) -> bool:
+    return view.run.spec.quiesce is Quiesce.NEVER
+
+
+def required(view: View) -> bool:
+    return view.run.spec.quiesce is Quiesce.REQUIRED
+
+
+def no_agent(view: View) -> bool:
+    """Return whether a freeze cannot be asked for, and was not."""
+    return not maybe_frozen(view) and not (view.domain.guest_agent and view.domain.state == "running")
+
+
+def required_without_agent(view: View) -> bool:
+    return required(view) and no_agent(view)
+
+
+def required_but_refused(view: View) -> bool:
+    return required(view) and failed(FreezeGuest)(view)
+
+
 def _no_space(view: View) -> str:
     return (
         f"VM {view.run.domain}: the disks hold {human_bytes(needed_bytes(view))}, but {view.run.location_path} has "
@@ -54,20 +80,47 @@ def _no_space(view: View) -> str:
     )
 
 
-def quiesce_unwanted(view: View) -> bool:
-    return view.run.spec.quiesce is Quiesce.NEVER
+def _no_agent(view: View) -> str:
+    return (
+        f"VM {view.run.domain}: spec.quiesce is Required, but no guest agent answers. Start qemu-guest-agent in the "
+        "guest, or use IfAvailable."
+    )
 
 
-def no_guest_agent(view: View) -> bool:
-    return not view.domain.guest_agent or view.domain.state != "running"
+def _stopped(view: View) -> str:
+    return f"VM {view.run.domain} stopped before the backup had begun"
 
 
-def required(view: View) -> bool:
-    return view.run.spec.quiesce is Quiesce.REQUIRED
+def _interrupted(view: View) -> str:
+    return f"VM {view.run.domain}: interrupted while the guest was being frozen"
 
 
-def _unquiesced(reason: Reason, message: str) -> dict[str, object]:
-    return {"quiesced": Quiesced(done=False, reason=reason, message=message)}
+UNUSABLE = because(Reason.LOCATION_UNUSABLE, lambda view: view.store.problem)
+NO_SPACE = because(Reason.NO_SPACE, _no_space)
+NO_AGENT = because(Reason.QUIESCE_FAILED, _no_agent)
+STOPPED = because(Reason.SOURCE_LOST, _stopped, heals=True)
+INTERRUPTED = because(Reason.INTERRUPTED, _interrupted, heals=True)
+
+
+def _intended(view: View) -> dict[str, object]:
+    return {"freeze": Freeze.INTENDED, "frozen_at": view.now}
+
+
+def _frozen(_: View) -> dict[str, object]:
+    return {"freeze": Freeze.FROZEN, "quiesced": Quiesced(done=True, reason=Reason.FROZEN)}
+
+
+def _not_wanted(_: View) -> dict[str, object]:
+    return {"quiesced": Quiesced(done=False, reason=Reason.NOT_REQUESTED, message="spec.quiesce is Never")}
+
+
+def _agent_missing(_: View) -> dict[str, object]:
+    message = "no guest agent is connected; the copy is as after a power cut"
+    return {"quiesced": Quiesced(done=False, reason=Reason.GUEST_AGENT_MISSING, message=message)}
+
+
+def _refused(view: View) -> dict[str, object]:
+    return {"quiesced": Quiesced(done=False, reason=Reason.FREEZE_FAILED, message=view.error)}
 
 
 def beginning(then: Phase) -> Table:
@@ -76,104 +129,26 @@ def beginning(then: Phase) -> Table:
         # Nothing of the VM is touched yet. A crash leaves at most an empty `.partial` directory.
         Phase.PREPARING: (
             Rule("giving up", giving_up, Go(Phase.DISCARDING)),
-            Rule(
-                "location in trouble",
-                location_in_trouble,
-                Fail(
-                    because(Reason.LOCATION_UNUSABLE, lambda view: view.store.problem),
-                    Phase.DISCARDING,
-                    Outcome.REFUSED,
-                ),
-            ),
-            Rule(
-                "VM gone",
-                vm_gone,
-                Fail(
-                    because(
-                        Reason.SOURCE_LOST,
-                        lambda view: f"VM {view.run.domain} stopped before the backup began",
-                        heals=True,
-                    ),
-                    Phase.DISCARDING,
-                ),
-            ),
-            Rule("somebody else's job", lambda view: bool(foreign_work(view)), Wait(1.0)),
-            Rule(
-                "too little space",
-                too_little_space,
-                Fail(because(Reason.NO_SPACE, _no_space), Phase.DISCARDING, Outcome.REFUSED),
-            ),
+            Rule("location in trouble", location_in_trouble, Fail(UNUSABLE, Phase.DISCARDING, Outcome.REFUSED)),
+            Rule("VM gone", vm_gone, Fail(STOPPED, Phase.DISCARDING)),
+            Rule("somebody else's job", foreign_work, Wait(1.0)),
+            Rule("too little space", too_little_space, Fail(NO_SPACE, Phase.DISCARDING, Outcome.REFUSED)),
             Rule("directory refused", failed(MakeDirectory), Fail(last_error(Reason.STORE_ERROR), Phase.DISCARDING)),
-            Rule("no directory", lambda view: not view.store.partial, Act(lambda _: MakeDirectory())),
-            Rule(
-                "cannot read old statistics",
-                failed(DrainStatistics),
-                Fail(last_error(Reason.HYPERVISOR_ERROR), Phase.DISCARDING),
-            ),
-            Rule("old statistics", lambda view: view.domain.completed is not None, Act(lambda _: DrainStatistics())),
+            Rule("no directory", no_directory, Act(lambda _: MakeDirectory())),
+            Rule("drain refused", failed(DrainStatistics), Fail(last_error(Reason.HYPERVISOR_ERROR), Phase.DISCARDING)),
+            Rule("old statistics", old_statistics, Act(lambda _: DrainStatistics())),
             Rule("prepared", always, Go(Phase.FREEZING)),
         ),
         # The guest may be frozen: a crash is followed by a thaw, then by a new attempt.
         Phase.FREEZING: (
             Rule("giving up", giving_up, Go(Phase.DISCARDING)),
-            Rule(
-                "not wanted",
-                quiesce_unwanted,
-                Go(then, lambda _: _unquiesced(Reason.NOT_REQUESTED, "spec.quiesce is Never")),
-            ),
-            Rule(
-                "required, but no agent",
-                lambda view: required(view) and no_guest_agent(view) and not maybe_frozen(view),
-                Fail(
-                    because(
-                        Reason.QUIESCE_FAILED,
-                        lambda view: (
-                            f"VM {view.run.domain}: spec.quiesce is Required, but no guest agent answers. "
-                            "Start qemu-guest-agent in the guest, or use IfAvailable."
-                        ),
-                    ),
-                    Phase.DISCARDING,
-                ),
-            ),
-            Rule(
-                "no guest agent",
-                lambda view: no_guest_agent(view) and not maybe_frozen(view),
-                Go(then, lambda _: _unquiesced(Reason.GUEST_AGENT_MISSING, "no guest agent is connected")),
-            ),
-            Rule(
-                "frozen",
-                done(FreezeGuest),
-                Go(then, lambda _: {"freeze": Freeze.FROZEN, "quiesced": Quiesced(done=True, reason=Reason.FROZEN)}),
-            ),
-            Rule(
-                "required, but refused",
-                lambda view: required(view) and failed(FreezeGuest)(view),
-                Fail(last_error(Reason.QUIESCE_FAILED), Phase.DISCARDING),
-            ),
-            Rule(
-                "freeze refused",
-                failed(FreezeGuest),
-                Go(then, lambda view: _unquiesced(Reason.FREEZE_FAILED, view.error)),
-            ),
-            Rule(
-                "interrupted",
-                maybe_frozen,
-                Fail(
-                    because(
-                        Reason.INTERRUPTED,
-                        lambda view: f"VM {view.run.domain}: interrupted while the guest was being frozen",
-                        heals=True,
-                    ),
-                    Phase.DISCARDING,
-                ),
-            ),
-            Rule(
-                "to be frozen",
-                always,
-                Act(
-                    lambda _: FreezeGuest(FREEZE_LIMIT_SECONDS),
-                    lambda view: {"freeze": Freeze.INTENDED, "frozen_at": view.now},
-                ),
-            ),
+            Rule("not wanted", unwanted, Go(then, _not_wanted)),
+            Rule("required, no agent", required_without_agent, Fail(NO_AGENT, Phase.DISCARDING)),
+            Rule("no agent", no_agent, Go(then, _agent_missing)),
+            Rule("frozen", done(FreezeGuest), Go(then, _frozen)),
+            Rule("required, refused", required_but_refused, Fail(last_error(Reason.QUIESCE_FAILED), Phase.DISCARDING)),
+            Rule("refused", failed(FreezeGuest), Go(then, _refused)),
+            Rule("interrupted", maybe_frozen, Fail(INTERRUPTED, Phase.DISCARDING)),
+            Rule("to be frozen", always, Act(lambda _: FreezeGuest(FREEZE_LIMIT_SECONDS), _intended)),
         ),
     }

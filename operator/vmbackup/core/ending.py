@@ -21,12 +21,112 @@ from vmbackup.core.rules import (
     last_error,
     resting,
     works_running,
-)  # fmt: skip
+)
 from vmbackup.core.steps import Discard, Publish, StartVerification, StopWorks
 
 ATTEMPTS_MAX = 5
 DISCARD_TRIES_MAX = 5
 ATTEMPT_REST_SECONDS = (5.0, 15.0, 60.0, 300.0)
+
+
+# -- Verifying ----------------------------------------------------------------------------------------------------
+
+
+def location_in_trouble(view: View) -> bool:
+    return bool(view.store.problem)
+
+
+def image_broken(view: View) -> bool:
+    return any(work.kind == "verify" and work.state == "failed" for work in view.store.works.values())
+
+
+def _results(view: View) -> dict[str, dict[str, object]]:
+    """Return what the finished verifications found, by target."""
+    return {
+        target: {"verified": True, "stored_bytes": work.stored_bytes, "sha256": work.sha256}
+        for target, work in view.store.works.items()
+        if work.kind == "verify" and work.state == "done"
+    }
+
+
+def new_result(view: View) -> bool:
+    results = _results(view)
+    return any(disk.target in results and not disk.verified for disk in view.run.disks)
+
+
+def all_verified(view: View) -> bool:
+    return all(disk.verified for disk in view.run.disks)
+
+
+def to_verify(view: View) -> str:
+    """Return the next disk whose verification is to be started, empty when all run or are done."""
+    verifying = {target for target, work in view.store.works.items() if work.kind == "verify"}
+    return next((disk.target for disk in view.run.disks if not disk.verified and disk.target not in verifying), "")
+
+
+def an_image_waits(view: View) -> bool:
+    return bool(to_verify(view))
+
+
+def _verify(view: View) -> StartVerification:
+    return StartVerification(to_verify(view))
+
+
+def _verified(view: View) -> dict[str, object]:
+    run = view.run
+    for target, result in _results(view).items():
+        run = run.with_disk(target, **result)
+    return {"disks": run.disks}
+
+
+def _broken(view: View) -> str:
+    target, work = next((target, work) for target, work in view.store.works.items() if work.state == "failed")
+    return f"VM {view.run.domain}, disk {target}: {work.error}"
+
+
+def verify_reason(verify: Verify) -> Reason:
+    return {Verify.NONE: Reason.NOT_REQUESTED, Verify.CHECK: Reason.CHECKED, Verify.CHECKSUM: Reason.CHECKSUMMED}[
+        verify
+    ]
+
+
+# -- Publishing ---------------------------------------------------------------------------------------------------
+
+
+def set_is_there(view: View) -> bool:
+    return view.store.published
+
+
+def nothing_to_publish(view: View) -> bool:
+    return not view.store.partial
+
+
+def _publish(view: View) -> Publish:
+    return Publish(view.run.point_in_time or view.run.attempt_started_at)
+
+
+def _succeeded(view: View) -> dict[str, object]:
+    # A set that is there is a success, whatever was wished after the rename.
+    return {"outcome": Outcome.SUCCEEDED, "failure": None, "finished_at": view.now}
+
+
+def _files_gone(view: View) -> str:
+    return view.store.problem or f"VM {view.run.domain}: the files of the set are gone"
+
+
+# -- Discarding ---------------------------------------------------------------------------------------------------
+
+
+def may_discard(view: View) -> bool:
+    return view.run.tries < DISCARD_TRIES_MAX
+
+
+def discard_refused(view: View) -> bool:
+    return failed(Discard)(view) and may_discard(view)
+
+
+def something_left(view: View) -> bool:
+    return view.store.partial and may_discard(view)
 
 
 def may_try_again(view: View) -> bool:
@@ -45,110 +145,47 @@ def _next_attempt(view: View) -> dict[str, object]:
     return {"attempt": view.run.attempt + 1, "outcome": None, "not_before": view.now + rest}
 
 
-def _broken_image(view: View) -> str:
-    target, work = next((target, work) for target, work in view.store.works.items() if work.state == "failed")
-    return f"VM {view.run.domain}, disk {target}: {work.error}"
+def _finished(view: View) -> dict[str, object]:
+    return {"finished_at": view.now}
 
 
-def _verified(view: View) -> dict[str, object]:
-    run = view.run
-    for target, work in view.store.works.items():
-        if work.kind == "verify" and work.state == "done":
-            run = run.with_disk(target, verified=True, stored_bytes=work.stored_bytes, sha256=work.sha256)
-    return {"disks": run.disks}
-
-
-def _unsaved_result(view: View) -> bool:
-    ready = {target for target, work in view.store.works.items() if work.kind == "verify" and work.state == "done"}
-    return any(disk.target in ready and not disk.verified for disk in view.run.disks)
-
-
-def _unverified(view: View) -> str:
-    """Return the next disk whose verification is to be started, empty when all run or are done."""
-    verifying = {target for target, work in view.store.works.items() if work.kind == "verify"}
-    return next((disk.target for disk in view.run.disks if not disk.verified and disk.target not in verifying), "")
-
-
-def verify_reason(verify: Verify) -> Reason:
-    return {Verify.NONE: Reason.NOT_REQUESTED, Verify.CHECK: Reason.CHECKED, Verify.CHECKSUM: Reason.CHECKSUMMED}[
-        verify
-    ]
-
+UNUSABLE = because(Reason.LOCATION_UNUSABLE, lambda view: view.store.problem, heals=True)
+BROKEN = because(Reason.VERIFICATION_FAILED, _broken, heals=True)
+FILES_GONE = because(Reason.PUBLISH_FAILED, _files_gone, heals=True)
 
 ENDING: Table = {
     # The VM is as it was; only our files are worked on. A crash repeats the verification.
     Phase.VERIFYING: (
         Rule("giving up", giving_up, Go(Phase.DISCARDING)),
-        Rule(
-            "location in trouble",
-            lambda view: bool(view.store.problem),
-            Fail(because(Reason.LOCATION_UNUSABLE, lambda view: view.store.problem, heals=True), Phase.DISCARDING),
-        ),
-        Rule(
-            "an image is broken",
-            lambda view: any(work.kind == "verify" and work.state == "failed" for work in view.store.works.values()),
-            Fail(because(Reason.VERIFICATION_FAILED, _broken_image, heals=True), Phase.DISCARDING),
-        ),
-        Rule(
-            "cannot verify",
-            failed(StartVerification),
-            Fail(last_error(Reason.VERIFICATION_FAILED), Phase.DISCARDING),
-        ),
-        Rule("a result", _unsaved_result, Write(_verified)),
-        Rule("all verified", lambda view: all(disk.verified for disk in view.run.disks), Go(Phase.PUBLISHING)),
-        Rule(
-            "an image to verify",
-            lambda view: bool(_unverified(view)),
-            Act(lambda view: StartVerification(_unverified(view))),
-        ),
+        Rule("location in trouble", location_in_trouble, Fail(UNUSABLE, Phase.DISCARDING)),
+        Rule("an image is broken", image_broken, Fail(BROKEN, Phase.DISCARDING)),
+        Rule("refused", failed(StartVerification), Fail(last_error(Reason.VERIFICATION_FAILED), Phase.DISCARDING)),
+        Rule("a result", new_result, Write(_verified)),
+        Rule("all verified", all_verified, Go(Phase.PUBLISHING)),
+        Rule("an image to verify", an_image_waits, Act(_verify)),
         Rule("verifying", always, Wait(0.5)),
     ),
-    # One rename makes the set. A crash looks whether the set is there with our UID.
+    # One rename makes the set. After a crash: is the set there with our UID?
     Phase.PUBLISHING: (
-        Rule(
-            "the set is there",
-            lambda view: view.store.published,
-            Go(Phase.DONE, lambda view: {"outcome": view.run.outcome or Outcome.SUCCEEDED, "finished_at": view.now}),
-        ),
+        Rule("the set is there", set_is_there, Go(Phase.DONE, _succeeded)),
         Rule("giving up", giving_up, Go(Phase.DISCARDING)),
-        Rule("cannot publish", failed(Publish), Fail(last_error(Reason.PUBLISH_FAILED), Phase.DISCARDING)),
-        Rule(
-            "nothing to publish",
-            lambda view: not view.store.partial,
-            Fail(
-                because(
-                    Reason.PUBLISH_FAILED,
-                    lambda view: view.store.problem or f"VM {view.run.domain}: the files of the set are gone",
-                    heals=True,
-                ),
-                Phase.DISCARDING,
-            ),
-        ),
-        Rule(
-            "to be published", always, Act(lambda view: Publish(view.run.point_in_time or view.run.attempt_started_at))
-        ),
+        Rule("refused", failed(Publish), Fail(last_error(Reason.PUBLISH_FAILED), Phase.DISCARDING)),
+        Rule("nothing to publish", nothing_to_publish, Fail(FILES_GONE, Phase.DISCARDING)),
+        Rule("to be published", always, Act(_publish)),
     ),
     # Only our own `.partial` directory is removed; published sets are never touched.
     Phase.DISCARDING: (
         Rule("resting", resting, Wait(1.0)),
         Rule("work under way", works_running, Act(lambda _: StopWorks())),
-        Rule(
-            "cannot discard",
-            lambda view: failed(Discard)(view) and view.run.tries < DISCARD_TRIES_MAX,
-            Retry(),
-        ),
-        Rule(
-            "something to discard",
-            lambda view: view.store.partial and view.run.tries < DISCARD_TRIES_MAX,
-            Act(lambda _: Discard()),
-        ),
+        Rule("discard refused", discard_refused, Retry()),
+        Rule("something left", something_left, Act(lambda _: Discard())),
         Rule("a new attempt may heal it", may_try_again, Go(Phase.ASSIGNED, _next_attempt)),
-        Rule("over", always, Go(Phase.DONE, lambda view: {"finished_at": view.now})),
+        Rule("over", always, Go(Phase.DONE, _finished)),
     ),
-    # Between two attempts: nothing of ours is anywhere. A new plan leads to Preparing.
+    # Between two attempts: nothing of ours is anywhere. tick() plans again when the rest is over.
     Phase.ASSIGNED: (
-        Rule("giving up", giving_up, Go(Phase.DONE, lambda view: {"finished_at": view.now})),
-        Rule("resting", always, Wait(1.0)),  # tick() plans again when the rest is over
+        Rule("giving up", giving_up, Go(Phase.DONE, _finished)),
+        Rule("resting", always, Wait(1.0)),
     ),
     Phase.DONE: (Rule("over", always, End()),),
 }

@@ -47,7 +47,7 @@ def ended_badly(conditions: Conditions, reason: str, message: str, stamp: Stamp)
     return state(conditions, ConditionType.SUCCEEDED, "False", reason, message, stamp)
 
 
-def state(  # noqa: PLR0913 - the fields of one condition
+def state(
     conditions: Conditions, type_: ConditionType, truth: Truth, reason: str, message: str, stamp: Stamp
 ) -> Conditions:
     """Return the conditions with one stated anew; its transition time moves only with its truth."""

@@ -30,8 +30,8 @@ def limit_obstacle(host: HostFacts, spec: VMBackupSpec) -> str:
     if not spec.limit_bytes_per_second or host.libvirt_version <= LIMIT_KNOWN_GOOD or host.may_use_monitor:
         return ""
     return (
-        f"libvirt {version(host.libvirt_version)} does not let a running push job be slowed down, and the agent may not "
-        "use the monitor for it"
+        f"libvirt {version(host.libvirt_version)} does not let a running push job be slowed down, and the agent "
+        "may not use the monitor for it"
     )
 
 
@@ -42,8 +42,8 @@ def snapshot_obstacle(host: HostFacts, domain: DomainFacts) -> str:
         return f"disk {shareable[0]} is shareable, and libvirt takes no snapshot of a VM with a shareable disk"
     if host.confined_by_apparmor and host.libvirt_version < APPARMOR_COMMIT_FIXED:
         return (
-            f"AppArmor with libvirt {version(host.libvirt_version)} forbids the commit into the base image; libvirt 12.1.0 "
-            "or security_driver = 'none' is needed"
+            f"AppArmor with libvirt {version(host.libvirt_version)} forbids the commit into the base image; "
+            "libvirt 12.1.0 or security_driver = 'none' is needed"
         )
     return ""
 
@@ -72,7 +72,7 @@ def choose(spec: VMBackupSpec, host: HostFacts, domain: DomainFacts) -> tuple[Me
     raise Refused(Reason.METHOD_UNSUPPORTED, f"VM {domain.name}: {push or limit}; {snapshot}.")
 
 
-def disk_obstacle(disk: DiskFacts) -> str:
+def disk_obstacle(disk: DiskFacts) -> str:  # noqa: PLR0911 - a table of reasons
     """Return why a disk is not part of a backup, empty when it is."""
     if not disk.source:
         return "the drive is empty" if disk.device in ("cdrom", "floppy") else "the disk has no source"
@@ -87,3 +87,8 @@ def disk_obstacle(disk: DiskFacts) -> str:
     if disk.format not in ("qcow2", "raw"):
         return f"image format {disk.format or 'unknown'} cannot be backed up; qcow2 and raw can"
     return ""
+
+
+def is_left_out(disk: DiskFacts) -> bool:
+    """Return whether a disk holds nothing that a backup of the VM must have: left out without being asked."""
+    return not disk.source or disk.readonly or disk.transient or disk.device in ("cdrom", "floppy")

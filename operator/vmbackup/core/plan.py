@@ -9,10 +9,8 @@ from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Run, RunDisk, SkippedDisk
 from vmbackup.api.vmbackup import Method, VMBackupSpec
 from vmbackup.core.facts import DiskFacts, DomainFacts, HostFacts
-from vmbackup.core.method import choose, disk_obstacle, version
+from vmbackup.core.method import choose, disk_obstacle, is_left_out, version
 from vmbackup.errors import NotYet, Refused
-
-PERMANENT_OBSTACLES_OPTIONAL = ("empty", "read-only", "removable", "transient")
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def _skip_reason(spec: VMBackupSpec, domain: DomainFacts, disk: DiskFacts) -> st
         return "not included"
     obstacle = disk_obstacle(disk)
     named = disk.target in spec.disks.include
-    if obstacle and (named or not any(word in obstacle for word in PERMANENT_OBSTACLES_OPTIONAL)):
+    if obstacle and (named or not is_left_out(disk)):
         advice = "Leave it out of spec.disks.include." if named else f"Exclude it: spec.disks.exclude: [{disk.target}]."
         raise Refused(Reason.DISK_UNSUPPORTED, f"VM {domain.name}, disk {disk.target}: {obstacle}. {advice}")
     return obstacle
@@ -152,7 +150,7 @@ def _check_strangers(domain: DomainFacts, method: Method) -> None:
     if domain.snapshots and method is Method.SNAPSHOT:
         raise NotYet(
             Reason.FOREIGN_SNAPSHOT,
-            f"VM {domain.name} has the external snapshot {domain.snapshots[0]}, which a snapshot of ours would disturb.",
+            f"VM {domain.name} has the external snapshot {domain.snapshots[0]}; one of ours would disturb it.",
         )
 
 

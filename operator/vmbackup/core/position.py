@@ -36,7 +36,7 @@ AT_BASE = frozenset({Position.NEVER_LEFT, Position.HOME})
 
 
 def position(view: View, disk: RunDisk) -> Position:
-    """Return where the disk is. Sources: internals of libvirt's pivot (only it and a redefine rewrite the definition)."""
+    """Return where the disk is. Only libvirt's pivot, or somebody's redefine, rewrites the persistent definition."""
     domain = view.domain
     seen = domain.disk(disk.target)
     overlay_bytes = view.store.overlay_bytes.get(disk.target)

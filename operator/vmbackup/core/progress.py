@@ -45,7 +45,7 @@ def bytes_done(run: Run, facts: Facts) -> int | None:
         job = _push_job(run, facts)
         if job is None or job.bytes_total <= 0:
             return None
-        # libvirt counts in its own units for some formats: the ratio is what can be trusted.
+        # The ratio holds whatever the job counts.
         return min(total, total * job.bytes_done // job.bytes_total)
     return sum(_copied_bytes(disk, facts) for disk in run.disks)
 

@@ -24,7 +24,7 @@ from vmbackup.core.rules import (
     last_error,
     tight,
     vm_gone,
-)  # fmt: skip
+)
 from vmbackup.core.steps import AbortJob, BeginPush, LimitSpeed
 from vmbackup.units import human_bytes
 
@@ -35,14 +35,46 @@ def targets(view: View) -> tuple[tuple[str, str], ...]:
     return tuple((disk.target, f"{run.location_path}/{run.partial_path}/{disk.image}") for disk in run.disks)
 
 
-def ours_running(view: View) -> bool:
-    """Return whether the running job writes to our directory: libvirt's jobs have no owner, their targets do."""
+def job_runs(view: View) -> bool:
+    """Return whether our job runs: libvirt's jobs have no owner, but their targets lie in our directory."""
     job = view.domain.job
     return job is not None and bool(job.targets) and dict(job.targets) == dict(targets(view))
 
 
-def foreign_running(view: View) -> bool:
-    return view.domain.job is not None and not ours_running(view)
+def foreign_job(view: View) -> bool:
+    return view.domain.job is not None and not job_runs(view)
+
+
+def begun(view: View) -> bool:
+    return view.run.began
+
+
+def over_already(view: View) -> bool:
+    return view.run.began and view.domain.completed is not None
+
+
+def stop_job(view: View) -> bool:
+    return giving_up(view) and job_runs(view)
+
+
+def job_stopping(view: View) -> bool:
+    return stop_job(view) and done(AbortJob)(view)
+
+
+def stopped(view: View) -> bool:
+    return giving_up(view) and not foreign_job(view)
+
+
+def nearly_full(view: View) -> bool:
+    return job_runs(view) and tight(view)
+
+
+def limit_refused(view: View) -> bool:
+    return job_runs(view) and failed(LimitSpeed)(view)
+
+
+def limit_wanted(view: View) -> bool:
+    return job_runs(view) and view.run.spec.limit_bytes_per_second > 0 and not view.run.limited
 
 
 def finished_well(view: View) -> bool:
@@ -51,8 +83,46 @@ def finished_well(view: View) -> bool:
 
 
 def finished_badly(view: View) -> bool:
-    completed = view.domain.completed
-    return completed is not None and not finished_well(view)
+    return view.domain.completed is not None and not finished_well(view) and not vm_gone(view)
+
+
+def _begin(view: View) -> BeginPush:
+    return BeginPush(targets(view))
+
+
+def _begin_intended(view: View) -> dict[str, object]:
+    return {"began": True, "point_in_time": view.now}
+
+
+def _limit(view: View) -> LimitSpeed:
+    return LimitSpeed(tuple(disk.target for disk in view.run.disks), view.run.spec.limit_bytes_per_second)
+
+
+def _limited(_: View) -> dict[str, object]:
+    return {"limited": True}
+
+
+def _copied(view: View) -> dict[str, object]:
+    return {"disks": tuple(disk.model_copy(update={"copied": True}) for disk in view.run.disks)}
+
+
+def _not_started(view: View) -> str:
+    return f"VM {view.run.domain}: interrupted while the job was being started; it does not run"
+
+
+def _gone_before(view: View) -> str:
+    return f"VM {view.run.domain} stopped before the job had begun"
+
+
+def _gone(view: View) -> str:
+    return f"VM {view.run.domain} stopped while it was copied; libvirt dropped the copy"
+
+
+def _nearly_full(view: View) -> str:
+    return (
+        f"VM {view.run.domain}: only {human_bytes(view.store.free_bytes)} are left in {view.run.location_path}; "
+        "the job was stopped before the file system was full"
+    )
 
 
 def _job_error(view: View) -> str:
@@ -60,125 +130,48 @@ def _job_error(view: View) -> str:
     return f"VM {view.run.domain}: libvirt's backup job failed: {error or 'no reason given, QEMU may have ended'}"
 
 
-def _tight(view: View) -> str:
+def _unknown(view: View) -> str:
     return (
-        f"VM {view.run.domain}: only {human_bytes(view.store.free_bytes)} are left in {view.run.location_path}; "
-        "the job was stopped before the file system was full"
+        f"VM {view.run.domain}: the job is gone and libvirt kept no result, so the copy is not trusted "
+        "(the daemon was restarted, or another tool read the statistics)"
     )
 
 
-def limit_wanted(view: View) -> bool:
-    return view.run.spec.limit_bytes_per_second > 0 and not view.run.limited
-
+INTERRUPTED = because(Reason.INTERRUPTED, _not_started, heals=True)
+GONE_BEFORE = because(Reason.SOURCE_LOST, _gone_before, heals=True)
+GONE = because(Reason.SOURCE_LOST, _gone, heals=True)
+NEARLY_FULL = because(Reason.NO_SPACE, _nearly_full)
+JOB_FAILED = because(Reason.BACKUP_JOB_FAILED, _job_error, heals=True)
+UNKNOWN = because(Reason.OUTCOME_UNKNOWN, _unknown, heals=True)
 
 PUSH: Table = {
     **beginning(then=Phase.STARTING),
-    # The point in time. A crash here: the job is there, or its statistics are, or the attempt is void.
+    # The point in time. After a crash: the job is there, or its statistics are, or the attempt is void.
     Phase.STARTING: (
-        Rule("our job runs", ours_running, Go(Phase.COPYING)),
-        Rule("job refused", failed(BeginPush), Fail(last_error(Reason.BACKUP_JOB_FAILED), Phase.DISCARDING)),
-        Rule("job begun", done(BeginPush), Go(Phase.COPYING)),
-        Rule("over already", lambda view: view.run.began and view.domain.completed is not None, Go(Phase.COPYING)),
-        Rule(
-            "interrupted",
-            lambda view: view.run.began,
-            Fail(
-                because(
-                    Reason.INTERRUPTED,
-                    lambda view: f"VM {view.run.domain}: interrupted while the job was being started; it does not run",
-                    heals=True,
-                ),
-                Phase.DISCARDING,
-            ),
-        ),
+        Rule("the job runs", job_runs, Go(Phase.COPYING)),
+        Rule("refused", failed(BeginPush), Fail(last_error(Reason.BACKUP_JOB_FAILED), Phase.DISCARDING)),
+        Rule("begun", done(BeginPush), Go(Phase.COPYING)),
+        Rule("over already", over_already, Go(Phase.COPYING)),
+        Rule("interrupted", begun, Fail(INTERRUPTED, Phase.DISCARDING)),
         Rule("giving up", giving_up, Go(Phase.DISCARDING)),
-        Rule(
-            "VM gone",
-            vm_gone,
-            Fail(
-                because(
-                    Reason.SOURCE_LOST, lambda view: f"VM {view.run.domain} stopped before the job began", heals=True
-                ),
-                Phase.DISCARDING,
-            ),
-        ),
-        Rule(
-            "to be started",
-            always,
-            Act(
-                lambda view: BeginPush(targets(view)),
-                lambda view: {"began": True, "point_in_time": view.now},
-            ),
-        ),
+        Rule("VM gone", vm_gone, Fail(GONE_BEFORE, Phase.DISCARDING)),
+        Rule("to be begun", always, Act(_begin, _begin_intended)),
     ),
     # QEMU copies. A crash of the agent or of libvirtd leaves the job running: it is adopted.
     Phase.COPYING: (
-        Rule(
-            "aborted, not over yet",
-            lambda view: giving_up(view) and ours_running(view) and done(AbortJob)(view),
-            Wait(0.2),
-        ),
-        Rule("giving up, job runs", lambda view: giving_up(view) and ours_running(view), Act(lambda _: AbortJob())),
-        Rule("giving up", lambda view: giving_up(view) and not foreign_running(view), Go(Phase.DISCARDING)),
-        Rule(
-            "location nearly full",
-            lambda view: ours_running(view) and tight(view),
-            Fail(because(Reason.NO_SPACE, _tight), Phase.COPYING),
-        ),
-        Rule(
-            "speed limit refused",
-            lambda view: ours_running(view) and failed(LimitSpeed)(view),
-            Fail(last_error(Reason.SPEED_LIMIT_UNSUPPORTED), Phase.COPYING),
-        ),
-        Rule("speed limit in force", done(LimitSpeed), Write(lambda _: {"limited": True})),
-        Rule(
-            "speed limit wanted",
-            lambda view: ours_running(view) and limit_wanted(view),
-            Act(
-                lambda view: LimitSpeed(
-                    tuple(disk.target for disk in view.run.disks), view.run.spec.limit_bytes_per_second
-                )
-            ),
-        ),
-        Rule("copying", ours_running, Wait(0.5)),
-        Rule("somebody else's job hides the result", foreign_running, Wait(1.0)),
-        Rule("job finished well", finished_well, Go(Phase.VERIFYING, lambda view: {"disks": _all_copied(view)})),
-        Rule(
-            "job failed",
-            lambda view: finished_badly(view) and not vm_gone(view),
-            Fail(because(Reason.BACKUP_JOB_FAILED, _job_error, heals=True), Phase.DISCARDING),
-        ),
-        Rule(
-            "VM gone",
-            vm_gone,
-            Fail(
-                because(
-                    Reason.SOURCE_LOST,
-                    lambda view: f"VM {view.run.domain} stopped while it was copied; libvirt dropped the copy",
-                    heals=True,
-                ),
-                Phase.DISCARDING,
-            ),
-        ),
-        Rule(
-            "no job, no result",
-            always,
-            Fail(
-                because(
-                    Reason.OUTCOME_UNKNOWN,
-                    lambda view: (
-                        f"VM {view.run.domain}: the job is gone and libvirt kept no result, so the copy is not "
-                        "trusted (the daemon was restarted, or another tool read the statistics)"
-                    ),
-                    heals=True,
-                ),
-                Phase.DISCARDING,
-            ),
-        ),
+        Rule("the job is stopping", job_stopping, Wait(0.2)),
+        Rule("giving up, the job runs", stop_job, Act(lambda _: AbortJob())),
+        Rule("giving up", stopped, Go(Phase.DISCARDING)),
+        Rule("location nearly full", nearly_full, Fail(NEARLY_FULL, Phase.COPYING)),
+        Rule("limit refused", limit_refused, Fail(last_error(Reason.SPEED_LIMIT_UNSUPPORTED), Phase.COPYING)),
+        Rule("limit in force", done(LimitSpeed), Write(_limited)),
+        Rule("limit wanted", limit_wanted, Act(_limit)),
+        Rule("copying", job_runs, Wait(0.5)),
+        Rule("somebody else's job hides the result", foreign_job, Wait(1.0)),
+        Rule("finished well", finished_well, Go(Phase.VERIFYING, _copied)),
+        Rule("finished badly", finished_badly, Fail(JOB_FAILED, Phase.DISCARDING)),
+        Rule("VM gone", vm_gone, Fail(GONE, Phase.DISCARDING)),
+        Rule("no job, no result", always, Fail(UNKNOWN, Phase.DISCARDING)),
     ),
     **ENDING,
 }
-
-
-def _all_copied(view: View) -> object:
-    return tuple(disk.model_copy(update={"copied": True}) for disk in view.run.disks)

@@ -19,6 +19,7 @@ from vmbackup.core.kstatus import (
     LONGEST_REASON,
     Conditions,
     Stamp,
+    Truth,
     cut,
     done_well,
     ended_badly,
@@ -150,14 +151,14 @@ def _now_doing(run: Run, facts: Facts) -> tuple[str, str]:
 def _quiesced(run: Run, conditions: Conditions, stamp: Stamp) -> Conditions:
     if run.quiesced is None:
         return drop(conditions, ConditionType.QUIESCED)
-    truth = "True" if run.quiesced.done else "False"
     quiesced = run.quiesced
+    truth: Truth = "True" if quiesced.done else "False"
     return state(conditions, ConditionType.QUIESCED, truth, quiesced.reason, quiesced.message, stamp)
 
 
 def _verified(run: Run, conditions: Conditions, stamp: Stamp) -> Conditions:
     if run.outcome is Outcome.SUCCEEDED:
-        truth = "False" if run.spec.verify is Verify.NONE else "True"
+        truth: Truth = "False" if run.spec.verify is Verify.NONE else "True"
         return state(conditions, ConditionType.VERIFIED, truth, verify_reason(run.spec.verify), "", stamp)
     if run.outcome is not None and run.failure is not None and run.failure.reason is Reason.VERIFICATION_FAILED:
         return state(conditions, ConditionType.VERIFIED, "False", run.failure.reason, run.failure.message, stamp)

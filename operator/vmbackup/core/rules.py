@@ -1,4 +1,4 @@
-"""What a row of a phase table is made of. The tables are data: `decide` reads them, the diagrams are drawn from them."""
+"""What a row of a phase table is made of: data that `decide` reads and that the diagrams are drawn from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

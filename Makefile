@@ -1,0 +1,85 @@
+# Everything that is done with this project. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -Im pytest
+TESTBED := PYTHONPATH=dev $(PYTHON) -m testbed
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# -- setting up -----------------------------------------------------------------------------------------------
+
+.venv/ready: dev/bootstrap.sh requirements/dev.txt pyproject.toml
+	dev/bootstrap.sh
+	@touch $@
+
+.PHONY: setup
+setup: .venv/ready ## install what is needed (Debian, as root)
+
+.PHONY: lock
+lock: ## lock the dependencies anew
+	uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url -o requirements/run.txt
+	uv pip compile -q pyproject.toml --group dev requirements/build.in --generate-hashes --no-emit-index-url -o requirements/dev.txt
+
+# -- the demo -------------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: setup ## set up a cluster with two VMs and back them up
+	@$(TESTBED) demo
+
+.PHONY: up
+up: setup ## start the development cluster
+	@$(TESTBED) up
+
+.PHONY: down
+down: ## stop the development cluster and leave nothing
+	@$(TESTBED) down
+
+.PHONY: env
+env: ## print the environment of the development cluster, for eval
+	@$(TESTBED) env
+
+# -- checking and testing -------------------------------------------------------------------------------------
+
+.PHONY: check
+check: setup ## what needs no VM: formats, lints, types, doors, unit and walk tests
+	test ! -e operator/__init__.py
+	.venv/bin/ruff format --check operator dev tests bench
+	.venv/bin/ruff check operator dev tests bench
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PYTEST) -q tests/unit tests/walk
+
+.PHONY: test
+test: check contract integration ## every test
+
+.PHONY: unit
+unit: setup ## pure tests, seconds
+	$(PYTEST) -q tests/unit
+
+.PHONY: walk
+walk: setup ## a backup killed at every step, on fakes
+	$(PYTEST) -q tests/walk
+
+.PHONY: contract
+contract: setup ## the fake and real libvirt 7.0, 9.0 and 11.3 keep the same promises
+	$(PYTEST) -v tests/contract
+
+.PHONY: integration
+integration: setup ## real libvirt, real kube-apiserver, real disks
+	$(PYTEST) -v tests/integration
+
+.PHONY: bench
+bench: setup ## measure against virsh, virtnbdbackup and a shell script
+	PYTHONPATH=dev $(PYTHON) bench/run.py
+
+.PHONY: crds
+crds: setup ## write crds/ from the models
+	.venv/bin/vmbackup-operator crd --output crds
+
+.PHONY: docs
+docs: setup ## write the diagrams of docs/ from the tables
+	$(PYTHON) docs/draw_states.py

@@ -1,0 +1,178 @@
+"""The command line. Roles are imported when they are called, so that `--help` answers at once."""
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vmbackup import __version__
+
+STATE_DIRECTORY = "/var/lib/vmbackup-operator"
+DEFAULT_URI = "qemu:///system"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    arguments = _parser().parse_args(argv)
+    code: int = arguments.call(arguments)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vmbackup-operator", description="Back up running libvirt virtual machines, from Kubernetes or from the shell."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_watch(commands)
+    _add_controller(commands)
+    _add_agent(commands)
+    _add_crd(commands)
+    return parser
+
+
+Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_run(commands: Commands) -> None:  # type: ignore[valid-type]
+    run = commands.add_parser("run", help="back up one VM of this host, without a cluster")
+    run.add_argument("-f", "--file", type=Path, required=True, help="a file with one VMBackup")
+    run.add_argument("--location", type=Path, required=True, help="directory that receives the set")
+    run.add_argument("--min-free", default="5%", help="space to leave free in the location (default 5%%)")
+    _add_host(run)
+    run.set_defaults(call=_run)
+
+
+def _add_watch(commands: Commands) -> None:  # type: ignore[valid-type]
+    watch = commands.add_parser("watch", help="show the progress of VMBackups until they are over")
+    watch.add_argument("names", nargs="+", metavar="NAME", help="VMBackups of the namespace")
+    watch.add_argument("-n", "--namespace", default="default")
+    watch.add_argument("--timeout", type=float, default=3600, metavar="SECONDS", help="give up watching after so long")
+    _add_cluster(watch)
+    watch.set_defaults(call=_watch)
+
+
+def _add_controller(commands: Commands) -> None:  # type: ignore[valid-type]
+    controller = commands.add_parser("controller", help="decide where and when VMBackups run")
+    _add_cluster(controller)
+    _add_namespace(controller)
+    controller.add_argument("--per-node", type=int, default=2, help="backups that may run on a node at once (default 2)")
+    controller.add_argument("--probe-port", type=int, default=8081, help="port of /healthz (default 8081; 0: none)")
+    controller.set_defaults(call=_controller)
+
+
+def _add_agent(commands: Commands) -> None:  # type: ignore[valid-type]
+    agent = commands.add_parser("agent", help="do the backups of this node")
+    _add_cluster(agent)
+    _add_namespace(agent)
+    _add_host(agent)
+    agent.add_argument(
+        "--node", default=os.environ.get("NODE_NAME", socket.gethostname()), help="this node's name (or NODE_NAME)"
+    )
+    agent.add_argument("--default-namespace", default="", help="namespace of the VMs that nobody claims (default none)")
+    agent.add_argument("--probe-port", type=int, default=8082, help="port of /healthz (default 8082; 0: none)")
+    agent.set_defaults(call=_agent)
+
+
+def _add_crd(commands: Commands) -> None:  # type: ignore[valid-type]
+    crd = commands.add_parser("crd", help="write the CustomResourceDefinitions")
+    crd.add_argument("--output", type=Path, help="directory to write them into (default: print them)")
+    crd.set_defaults(call=_crd)
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kubeconfig", type=Path, help="default: KUBECONFIG, else ~/.kube/config, else the pod's service account"
+    )
+
+
+def _add_namespace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--namespace",
+        default=os.environ.get("POD_NAMESPACE", "vmbackup-system"),
+        help="namespace of the operator's Leases (or POD_NAMESPACE; default vmbackup-system)",
+    )
+
+
+def _add_host(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--connect",
+        default=os.environ.get("LIBVIRT_DEFAULT_URI", DEFAULT_URI),
+        metavar="URI",
+        help=f"the libvirt daemon (or LIBVIRT_DEFAULT_URI; default {DEFAULT_URI})",
+    )
+    parser.add_argument(
+        "--state", type=Path, default=Path(STATE_DIRECTORY), help=f"journal and locks (default {STATE_DIRECTORY})"
+    )
+    parser.add_argument(
+        "--allow-monitor",
+        action="store_true",
+        help="let speed limits go through the QEMU monitor where libvirt has no way (taints the domain)",
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415 - late, as all roles
+
+    from vmbackup.standalone import Settings, main  # noqa: PLC0415
+
+    settings = Settings(
+        request=arguments.file,
+        location=arguments.location.absolute(),
+        connect=arguments.connect,
+        state=arguments.state.absolute(),
+        min_free=arguments.min_free,
+        allow_monitor=arguments.allow_monitor,
+    )
+    return main(settings, Console())
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from vmbackup.watching import watch  # noqa: PLC0415
+
+    return watch(Console(), arguments.kubeconfig, arguments.namespace, arguments.names, arguments.timeout)
+
+
+def _controller(arguments: argparse.Namespace) -> int:
+    from vmbackup.controller import main  # noqa: PLC0415
+
+    return main(
+        kubeconfig=arguments.kubeconfig,
+        namespace=arguments.namespace,
+        node_limit=arguments.per_node,
+        probe_port=arguments.probe_port,
+    )
+
+
+def _agent(arguments: argparse.Namespace) -> int:
+    from vmbackup.agent import Settings, main  # noqa: PLC0415
+
+    return main(
+        Settings(
+            kubeconfig=arguments.kubeconfig,
+            namespace=arguments.namespace,
+            node=arguments.node,
+            connect=arguments.connect,
+            state=arguments.state.absolute(),
+            default_namespace=arguments.default_namespace,
+            allow_monitor=arguments.allow_monitor,
+            probe_port=arguments.probe_port,
+        )
+    )
+
+
+def _crd(arguments: argparse.Namespace) -> int:
+    from vmbackup.api import crd  # noqa: PLC0415
+
+    for name, text in crd.files().items():
+        if arguments.output is None:
+            sys.stdout.write(text)
+        else:
+            arguments.output.mkdir(parents=True, exist_ok=True)
+            (arguments.output / name).write_text(text)
+    return 0

@@ -1,0 +1,1 @@
+"""The API server: resources, leases, events. The only room that imports kubernetes."""

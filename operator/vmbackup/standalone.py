@@ -1,0 +1,190 @@
+"""`vmbackup-operator run`: the same engine on one host, without a cluster.
+
+The request is a VMBackup file, the location a directory, the status a file, Ctrl-C a cancel.
+"""
+
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+
+from vmbackup.api.conditions import Reason
+from vmbackup.api.journal import Run
+from vmbackup.api.vmbackup import Outcome, Phase, VMBackup, VMBackupStatus
+from vmbackup.core.kstatus import Stamp
+from vmbackup.core.ownership import Claim, hosted
+from vmbackup.core.plan import Request, plan
+from vmbackup.core.ports import Ports
+from vmbackup.core.report import refused, waiting
+from vmbackup.display import Display
+from vmbackup.errors import NotYet, Refused
+from vmbackup.hypervisor.libvirtd import Libvirtd
+from vmbackup.store.directories import Directories
+from vmbackup.store.journal import NodeJournal
+from vmbackup.store.status_file import StatusFile
+from vmbackup.tick import drive
+
+EXIT_CODES = {
+    Outcome.SUCCEEDED: 0,
+    Outcome.FAILED: 1,
+    Outcome.REFUSED: 2,
+    Outcome.CANCELLED: 3,
+    Outcome.STRANDED: 4,
+}
+LOOK_AGAIN_SECONDS = 2.0
+
+
+class SystemClock:
+    def now(self) -> float:
+        return time.time()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says. Paths are absolute."""
+
+    request: Path
+    location: Path
+    connect: str
+    state: Path
+    min_free: str
+    allow_monitor: bool
+
+
+def read_request(path: Path) -> VMBackup:
+    """Read a VMBackup from a file.
+
+    Raises: Refused: the file cannot be read, or the schema would refuse it.
+    """
+    try:
+        body: Any = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise Refused(Reason.INVALID_SPEC, f"{path}: {error}") from None
+    if not isinstance(body, dict) or body.get("kind") != "VMBackup":
+        raise Refused(Reason.INVALID_SPEC, f"{path}: holds no VMBackup; write one document of kind VMBackup.")
+    body = {**body, "metadata": {"namespace": "default", **body.get("metadata", {}), "uid": str(uuid.uuid4())}}
+    body.pop("status", None)
+    try:
+        return VMBackup.parse(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Refused(Reason.INVALID_SPEC, f"{path}: {where}: {first['msg']}") from None
+
+
+class Standalone:
+    """One backup on this host, from request to outcome."""
+
+    def __init__(self, settings: Settings, backup: VMBackup, listen: Callable[[VMBackupStatus], None]) -> None:
+        self._settings, self._backup, self._clock = settings, backup, SystemClock()
+        self._woken = threading.Event()
+        self._hypervisor = Libvirtd(settings.connect, may_use_monitor=settings.allow_monitor)
+        self._store = Directories(
+            domain_xml=self._hypervisor.domain_xml, min_free=lambda _: settings.min_free, wake=self._woken.set
+        )
+        self._journal = NodeJournal(settings.state)
+        status = settings.state / "status" / f"{backup.metadata.namespace}-{backup.metadata.name}.yaml"
+        status.parent.mkdir(parents=True, exist_ok=True)
+        self.ledger = StatusFile(status, self._clock, listen)
+        self._ports = Ports(self._hypervisor, self._store, self._journal, self.ledger, self._clock)
+
+    def cancel(self) -> None:
+        """Take the VM home and end; never blocks."""
+        self.ledger.cancel()
+        self._woken.set()
+
+    def run(self) -> Outcome:
+        """Finish what an earlier call left behind, then do the backup."""
+        with self._hypervisor.watch(lambda _uuid: self._woken.set()):
+            for left in self._journal.runs():
+                self._drive(left)
+            try:
+                run = self._plan()
+            except Refused as refusal:
+                self._tell(refused(self.ledger.status, refusal.reason, refusal.message, self._stamp()))
+                return self.ledger.status.outcome or Outcome.REFUSED
+            return self._drive(run).outcome or Outcome.FAILED
+
+    def _drive(self, run: Run) -> Run:
+        with self._journal.lock(run.domain_uuid):
+            self._journal.record(run)
+            run = drive(self._ports, run, self._pause)
+            self._journal.forget(run)
+        return run
+
+    def _plan(self) -> Run:
+        started_at = self._clock.now()
+        backup = self._backup
+        while True:
+            try:
+                facts = self._hypervisor.find(self._domain())
+                request = Request(
+                    uid=backup.metadata.uid,
+                    namespace=backup.metadata.namespace,
+                    name=backup.metadata.name,
+                    spec=backup.spec,
+                    domain=facts.name,
+                    location_path=str(self._settings.location),
+                    overlay_directory=str(self._settings.state / "overlays"),
+                    started_at=started_at,
+                )
+                return plan(request, facts, self._hypervisor.host(), self._clock.now())
+            except NotYet as reason:
+                self._wait(reason, started_at)
+
+    def _wait(self, reason: NotYet, started_at: float) -> None:
+        """Raises: Refused: cancelled, or the deadline is over."""
+        if self.ledger.cancelled:
+            raise Refused(Reason.CANCELLED, "cancelled before it began")
+        if self._clock.now() - started_at > self._backup.spec.deadline_seconds:
+            raise Refused(Reason.DEADLINE_EXCEEDED, f"not begun before the deadline: {reason.message}")
+        self._tell(waiting(self.ledger.status, reason.reason, reason.message, self._stamp()))
+        self._pause(LOOK_AGAIN_SECONDS)
+
+    def _domain(self) -> str:
+        """Return the domain of the VM that the request names. Raises: NotYet. Refused: there is none."""
+        metadata, source = self._backup.metadata, self._backup.spec.source
+        claims = [Claim(*vm) for vm in self._hypervisor.vms()]
+        for vm in hosted(claims, metadata.namespace).vms:
+            if vm.name == source.name and vm.namespace == metadata.namespace:
+                return vm.domain
+        known = ", ".join(sorted(claim.domain for claim in claims)) or "none"
+        raise Refused(
+            Reason.VM_NOT_FOUND, f"namespace {metadata.namespace} has no VM {source.name}; domains here: {known}."
+        )
+
+    def _tell(self, status: VMBackupStatus) -> None:
+        self.ledger.put(self._backup.metadata.namespace, self._backup.metadata.name, status)
+
+    def _stamp(self) -> Stamp:
+        return Stamp(self._clock.now(), 1)
+
+    def _pause(self, seconds: float) -> None:
+        self._woken.wait(seconds)
+        self._woken.clear()
+
+
+def main(settings: Settings, console: Console) -> int:
+    """Run one backup; return the exit code: 0 succeeded, 1 failed, 2 refused, 3 cancelled, 4 stranded."""
+    try:
+        backup = read_request(settings.request)
+    except Refused as refusal:
+        console.print(f"Refused: {refusal.message}", markup=False)
+        return EXIT_CODES[Outcome.REFUSED]
+    with Display(console) as display:
+        standalone = Standalone(settings, backup, lambda status: display.show(backup.key, status))
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, lambda *_: standalone.cancel())
+        outcome = standalone.run()
+    status = standalone.ledger.status
+    if status.phase is Phase.DONE and status.set:
+        console.print(f"The set: {settings.location / status.set}", markup=False, highlight=False, soft_wrap=True)
+    return EXIT_CODES[outcome]

@@ -1,0 +1,1 @@
+"""The location's directory, the copies into it, the overlays, and the node journal: all that touches files."""

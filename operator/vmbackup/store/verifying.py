@@ -1,0 +1,102 @@
+"""Verifying one image of the set: nobody writes to it, it is whole, it is on disk."""
+
+import hashlib
+import json
+import logging
+import os
+
+from vmbackup.api.conditions import Reason
+from vmbackup.api.journal import Run, RunDisk
+from vmbackup.api.vmbackup import Verify
+from vmbackup.errors import Failed
+from vmbackup.store.children import OUTPUT_BYTES_MAX, Limits, run_child
+from vmbackup.store.copying import allocated_bytes
+from vmbackup.store.locks import is_open
+from vmbackup.store.qcow2 import read_header
+from vmbackup.store.works import Result, Task
+from vmbackup.units import GIB, MIB, human_bytes
+
+UNLOCK_SECONDS = 60.0
+CHECK_CPU_SECONDS = 3600
+_CORRUPT, _LEAKS = 2, 3  # exit codes of qemu-img check, see its manual page
+_log = logging.getLogger(__name__)
+
+
+def verify_image(task: Task, run: Run, disk: RunDisk, image: int) -> Result:
+    """Verify an open image as far as the VMBackup asks. Sizes and headers are always looked at.
+
+    Raises: Failed: the image is not a whole copy of the disk. OSError: it cannot be read. Stopped.
+    """
+    _await_unlocked(task, run, disk, image)
+    os.fsync(image)
+    _compare(run, disk, image)
+    if run.spec.verify is not Verify.NONE and disk.image_format == "qcow2":
+        _check(task, run, disk, image)
+    sha256 = _digest(task, image) if run.spec.verify is Verify.CHECKSUM else ""
+    return Result(allocated_bytes(image), sha256)
+
+
+def _await_unlocked(task: Task, run: Run, disk: RunDisk, image: int) -> None:
+    """libvirt tells the end of a push job up to 300 ms before QEMU has closed the last target."""
+    waited_seconds = 0.0
+    while is_open(image):
+        if waited_seconds > UNLOCK_SECONDS:
+            raise _broken(run, disk, f"another process still has it open after {UNLOCK_SECONDS:.0f} seconds")
+        task.rest(0.05)
+        waited_seconds += 0.05
+
+
+def _compare(run: Run, disk: RunDisk, image: int) -> None:
+    """Compare what the image says of itself with the disk, without opening anything that it names."""
+    if disk.image_format != "qcow2":
+        virtual_bytes = os.fstat(image).st_size
+    else:
+        try:
+            header = read_header(image)
+        except ValueError as error:
+            raise _broken(run, disk, str(error)) from error
+        if header.backing_file or header.has_data_file:
+            raise _broken(run, disk, "it refers to another file, so it is no whole copy")
+        if header.is_corrupt:
+            raise _broken(run, disk, "QEMU has marked it as corrupt; look at the disk it was copied from")
+        virtual_bytes = header.virtual_bytes
+    if virtual_bytes != disk.virtual_bytes:
+        sizes = f"{human_bytes(virtual_bytes)} ({virtual_bytes} bytes), the disk {disk.virtual_bytes}"
+        raise _broken(run, disk, f"it holds {sizes}; was the disk resized during the backup?")
+
+
+def _check(task: Task, run: Run, disk: RunDisk, image: int) -> None:
+    # qemu-img check keeps 2 bytes per cluster in memory; the smallest cluster is 512 bytes.
+    memory_bytes = GIB + disk.virtual_bytes // 128
+    ended = run_child(
+        ["qemu-img", "check", "-f", "qcow2", "--output=json", f"/proc/self/fd/{image}"],
+        files=(image,),
+        limits=Limits(address_space_bytes=memory_bytes, cpu_seconds=CHECK_CPU_SECONDS, file_bytes=OUTPUT_BYTES_MAX),
+        started=task.started,
+    )
+    task.check()
+    if ended.error or ended.code not in (0, _CORRUPT, _LEAKS):
+        words = ended.error or f"qemu-img check ended with code {ended.code}"
+        raise _broken(run, disk, f"{words}: {ended.last_words or 'it said nothing'}")
+    found = json.loads(ended.output)
+    if ended.code == _CORRUPT or found.get("corruptions") or found.get("check-errors"):
+        counts = f"{found.get('corruptions', 0)} corruptions, {found.get('check-errors', 0)} errors"
+        raise _broken(run, disk, f"qemu-img check found {counts}: {ended.last_words or 'no details'}")
+    if ended.code == _LEAKS:
+        leaks = found.get("leaks", 0)
+        _log.info("VM %s, disk %s: %s clusters of the image are allocated but unused", run.domain, disk.target, leaks)
+
+
+def _digest(task: Task, image: int) -> str:
+    digest = hashlib.sha256()
+    offset = 0
+    while data := os.pread(image, 8 * MIB, offset):
+        task.check()
+        digest.update(data)
+        offset += len(data)
+        task.bytes_done = offset
+    return digest.hexdigest()
+
+
+def _broken(run: Run, disk: RunDisk, words: str) -> Failed:
+    return Failed(Reason.VERIFICATION_FAILED, f"VM {run.domain}, disk {disk.target}, {disk.image}: {words}", heals=True)
