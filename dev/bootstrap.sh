@@ -33,13 +33,6 @@ done
 # shellcheck disable=SC2086 # one word per package
 [ -z "$missing" ] || install_packages $missing
 
-# Without udev the device keeps an owner that the qemu user cannot use, and libvirt then asks QEMU for its
-# capabilities again before every start of a domain (9 s). These are the owner and mode that udev gives.
-if [ -c /dev/kvm ] && [ "$(stat -c %a:%G /dev/kvm)" = 600:root ] && getent group kvm > /dev/null; then
-    chgrp kvm /dev/kvm
-    chmod 660 /dev/kvm
-fi
-
 # Go is needed only where kube-apiserver must be built.
 if [ ! -x "${KUBEBUILDER_ASSETS:-/nonexistent}/kube-apiserver" ]; then
     go=$(go env GOVERSION 2> /dev/null | sed 's/^go//' || true)

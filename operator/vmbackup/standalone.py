@@ -88,7 +88,7 @@ class Standalone:
         self._woken = threading.Event()
         self._hypervisor = Libvirtd(settings.connect, may_use_monitor=settings.allow_monitor)
         self._store = Directories(
-            domain_xml=self._hypervisor.domain_xml, min_free=lambda _: settings.min_free, wake=self._woken.set
+            domain_xml=self._hypervisor.domain_xml, wake=self._woken.set
         )
         self._journal = NodeJournal(settings.state)
         status = settings.state / "status" / f"{backup.metadata.namespace}-{backup.metadata.name}.yaml"
@@ -135,6 +135,7 @@ class Standalone:
                     location_path=str(self._settings.location),
                     overlay_directory=str(self._settings.state / "overlays"),
                     started_at=started_at,
+                    min_free=self._settings.min_free,
                 )
                 return plan(request, facts, self._hypervisor.host(), self._clock.now())
             except NotYet as reason:

@@ -81,6 +81,7 @@ class Run(Document):
     instance: str = Field(description="The QEMU process at the start: boot, pid and start time.")
     spec: VMBackupSpec
     location_path: str
+    min_free: str = Field(default="5%", description="Space that the location must keep free: bytes or percent.")
     overlay_directory: str = Field(description="Where overlays of block devices go.")
     set_path: str = Field(description="Path of the published set, relative to the location.")
     method: Method

@@ -5,7 +5,7 @@ import re
 GROUP = "vmbackup.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
-CATEGORY = "vmbackup"
+CATEGORY = "vmbackup-all"  # not "vmbackup": kubectl takes a category before a singular name
 
 FINALIZER = f"{GROUP}/work-in-progress"
 FIELD_MANAGER_CONTROLLER = "vmbackup-controller"

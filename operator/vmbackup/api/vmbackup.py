@@ -1,61 +1,50 @@
 """VMBackup: the request of one full backup of one VM, and the report of what came of it."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from vmbackup.api.conditions import Conditions
-from vmbackup.api.model import Document, Report
-from vmbackup.api.schema import DISTINCT, TIMESTAMP, explained, frozen_except, keyed_by, rule
-from vmbackup.units import QUANTITY_PATTERN, human_bytes, human_seconds, parse_bytes
+from vmbackup.api.model import Report
+from vmbackup.api.schema import TIMESTAMP, keyed_by, rule
+from vmbackup.api.spec import (
+    NAME_PATTERN,
+    DiskSelection,
+    Method,
+    OverlayLimits,
+    Quiesce,
+    Source,
+    SourceKind,
+    Verify,
+    VMBackupSpec,
+)
+from vmbackup.units import human_bytes, human_seconds
 
-NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
-DISK_PATTERN = r"^[a-z]+[a-z0-9]*$"
-EITHER_LIST = "Give either include or exclude: with include, all other disks are left out anyway."
+__all__ = [
+    "NAME_PATTERN",
+    "DiskReport",
+    "DiskSelection",
+    "DiskState",
+    "Executor",
+    "Method",
+    "MethodReport",
+    "ObjectMeta",
+    "Outcome",
+    "OverlayLimits",
+    "Phase",
+    "Progress",
+    "Quiesce",
+    "Source",
+    "SourceKind",
+    "Summary",
+    "VMBackup",
+    "VMBackupSpec",
+    "VMBackupStatus",
+    "Verify",
+]
 
-DiskName = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=16,
-        pattern=DISK_PATTERN,
-        json_schema_extra=explained("Name a disk by its target, lower case letters and digits such as vda."),
-    ),
-]
-Quantity = Annotated[
-    str,
-    Field(
-        max_length=18,
-        pattern=QUANTITY_PATTERN,
-        json_schema_extra=explained(
-            "Write a size as a whole number above zero with k, M, G, T, P, Ki, Mi, Gi, Ti, Pi or nothing: 100Mi."
-        ),
-    ),
-]
 Timestamp = Annotated[str, Field(max_length=32, json_schema_extra=TIMESTAMP)]
-
-
-class SourceKind(StrEnum):
-    DOMAIN = "Domain"
-
-
-class Method(StrEnum):
-    AUTO = "Auto"
-    PUSH = "Push"
-    SNAPSHOT = "Snapshot"
-
-
-class Quiesce(StrEnum):
-    NEVER = "Never"
-    IF_AVAILABLE = "IfAvailable"
-    REQUIRED = "Required"
-
-
-class Verify(StrEnum):
-    NONE = "None"
-    CHECK = "Check"
-    CHECKSUM = "Checksum"
 
 
 class Phase(StrEnum):
@@ -85,122 +74,6 @@ class Outcome(StrEnum):
     REFUSED = "Refused"
     CANCELLED = "Cancelled"
     STRANDED = "Stranded"
-
-
-class Source(Document):
-    """The VM to back up. It belongs to the namespace of the VMBackup."""
-
-    kind: SourceKind = Field(default=SourceKind.DOMAIN, description="Domain: a VM of a libvirt host.")
-    name: str = Field(
-        min_length=1,
-        max_length=180,
-        pattern=NAME_PATTERN,
-        description="The VM's name.",
-        json_schema_extra=explained(
-            "Write the VM's name with letters, digits, '.', '_' and '-'; it starts and ends with a letter or a digit."
-        ),
-    )
-    node: str | None = Field(
-        default=None, min_length=1, max_length=253, description="Node of the VM, to tell VMs of equal name apart."
-    )
-
-
-class DiskSelection(Document):
-    """Disks by target name (vda). With neither list: every writable disk that is not empty."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rule(
-            "self.?include.orValue([]).size() == 0 || self.?exclude.orValue([]).size() == 0",
-            EITHER_LIST,
-        )
-    )
-
-    include: tuple[DiskName, ...] = Field(
-        default=(), max_length=64, description="Back up these disks only.", json_schema_extra=DISTINCT
-    )
-    exclude: tuple[DiskName, ...] = Field(
-        default=(), max_length=64, description="Back up all disks but these.", json_schema_extra=DISTINCT
-    )
-
-    @model_validator(mode="after")
-    def _either(self) -> Self:
-        if self.include and self.exclude:
-            raise ValueError(EITHER_LIST)
-        return self
-
-
-class OverlayLimits(Document):
-    """Snapshot method: when to give up the copy and take the VM home."""
-
-    max_bytes: Quantity = Field(default="20Gi", description="Size that the overlays of the VM may reach together.")
-    max_seconds: int = Field(default=1800, ge=10, le=86400, description="Time that the VM may spend on overlays.")
-
-
-class VMBackupSpec(Document):
-    """What to back up, where to and how. Immutable but for `cancel`."""
-
-    model_config = ConfigDict(
-        json_schema_extra=frozen_except(
-            "cancel", message="{} cannot be changed once the VMBackup exists: make a new VMBackup."
-        )
-    )
-
-    source: Source
-    location: str = Field(
-        min_length=1,
-        max_length=253,
-        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
-        description="Name of the VMBackupLocation that receives the set.",
-        json_schema_extra=explained(
-            "Name a VMBackupLocation: lower case letters, digits, '-' and '.' (see `kubectl get vmbackuplocations`)."
-        ),
-    )
-    method: Method = Field(
-        default=Method.AUTO,
-        description=(
-            "How to copy. Push: QEMU writes the copy beside its work, nothing changes for the VM. Snapshot: the VM "
-            "writes to an overlay while its disks are copied, then the overlay is committed into them. "
-            "Auto: Push where the libvirt daemon can (7.2.0 or newer), else Snapshot; the status says why."
-        ),
-    )
-    disks: DiskSelection = Field(default_factory=DiskSelection)
-    quiesce: Quiesce = Field(
-        default=Quiesce.IF_AVAILABLE,
-        description=(
-            "Whether the guest agent freezes the guest's file systems for the moment that the copy shows. "
-            "Never: no. IfAvailable: where it answers. Required: fail when it does not."
-        ),
-    )
-    verify: Verify = Field(
-        default=Verify.CHECK,
-        description=(
-            "What is done before the set is published. None: nothing. Check: image consistency and sizes. "
-            "Checksum: also a SHA-256 of every file."
-        ),
-    )
-    max_bytes_per_second: Quantity | None = Field(
-        default=None, description="Upper bound of the copy's speed, for all disks together."
-    )
-    deadline_seconds: int = Field(
-        default=3600,
-        ge=1,
-        le=604800,
-        description="Time for the whole backup, from its start on the node. Then it stops and the VM is taken home.",
-    )
-    overlay: OverlayLimits = Field(default_factory=OverlayLimits)
-    cancel: bool = Field(
-        default=False,
-        description="Set to true to stop the backup and take the VM home. The only field that may change.",
-        json_schema_extra=rule("self || !oldSelf", "cancel cannot be taken back: make a new VMBackup."),
-    )
-    ttl_seconds_after_finished: int | None = Field(
-        default=None, ge=0, le=315360000, description="Remove this resource so long after its end. The set stays."
-    )
-
-    @property
-    def limit_bytes_per_second(self) -> int:
-        """Return the speed limit in bytes per second, 0 for none."""
-        return parse_bytes(self.max_bytes_per_second) if self.max_bytes_per_second else 0
 
 
 class MethodReport(Report):

@@ -80,7 +80,11 @@ class StatusLedger:
 
     def wishes(self, run: Run) -> Wishes:
         """Return what the user wants, from memory."""
-        return self._wishes.get(run.uid, Wishes())
+        return self.wished(run.uid)
+
+    def wished(self, uid: str) -> Wishes:
+        """Return what the user wants of a backup that has no run yet."""
+        return self._wishes.get(uid, Wishes())
 
     def heard(self, uid: str, wishes: Wishes) -> None:
         """Note what the watch said of a backup. A cancellation and a deletion cannot be taken back."""

@@ -26,6 +26,7 @@ class Request:
     overlay_directory: str
     started_at: float
     attempt: int = 1
+    min_free: str = "5%"
 
 
 def plan(request: Request, domain: DomainFacts, host: HostFacts, now: float) -> Run:
@@ -51,6 +52,7 @@ def plan(request: Request, domain: DomainFacts, host: HostFacts, now: float) -> 
         spec=request.spec,
         location_path=request.location_path,
         overlay_directory=request.overlay_directory,
+        min_free=request.min_free,
         set_path=set_path(request, now),
         method=method,
         method_reason=reason,
@@ -75,6 +77,7 @@ def plan_again(run: Run, domain: DomainFacts, host: HostFacts, now: float) -> Ru
         overlay_directory=run.overlay_directory,
         started_at=run.started_at,
         attempt=run.attempt,
+        min_free=run.min_free,
     )
     return plan(request, domain, host, now)
 

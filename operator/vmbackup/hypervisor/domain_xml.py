@@ -11,7 +11,7 @@ from vmbackup.core.facts import BlockJob, DiskFacts, Image
 from vmbackup.errors import Failed
 
 LONGEST_XML = 2 * 1024 * 1024  # characters; libvirt itself sends no string over 4 MiB (REMOTE_STRING_MAX)
-LONGEST_CHAIN = 200  # layers; as in libvirt (VIR_STORAGE_MAX_CHAIN? its own limit is 200)
+LONGEST_CHAIN = 200  # layers; libvirt starts no domain with more (QEMU_DOMAIN_STORAGE_SOURCE_CHAIN_MAX_DEPTH)
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 SOURCE_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "file": ("file",),
@@ -91,9 +91,7 @@ def read_source(element: Element) -> tuple[str, str]:
     if source is None:
         return kind, ""
     attributes = SOURCE_ATTRIBUTES.get(kind, ())
-    return kind, ":".join(filter(None, (source.get(name) for name in attributes))) or (
-        "" if attributes else "unknown"
-    )
+    return kind, ":".join(filter(None, (source.get(name) for name in attributes))) or ("" if attributes else "unknown")
 
 
 def read_owner(text: str) -> str | None:

@@ -28,7 +28,9 @@ TABLE: dict[int, Row] = {
     ),
     libvirt.VIR_ERR_INVALID_CONN: Row(NotYet, Reason.HYPERVISOR_AWAY, AWAY_ADVICE),
     libvirt.VIR_ERR_NO_CONNECT: Row(NotYet, Reason.HYPERVISOR_AWAY, "Check the libvirt URI of the agent."),
-    libvirt.VIR_ERR_AUTH_FAILED: Row(NotYet, Reason.HYPERVISOR_AWAY, "Let the agent's user in (libvirt group, polkit)."),
+    libvirt.VIR_ERR_AUTH_FAILED: Row(
+        NotYet, Reason.HYPERVISOR_AWAY, "Let the agent's user in (libvirt group, polkit)."
+    ),
     libvirt.VIR_ERR_AUTH_UNAVAILABLE: Row(
         NotYet, Reason.HYPERVISOR_AWAY, "Let the agent's user in (libvirt group, polkit)."
     ),
@@ -78,7 +80,7 @@ def _row(error: libvirt.libvirtError) -> Row:
     if domain == libvirt.VIR_FROM_RPC and code not in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG):
         # Errors of the connection itself: the socket is closed, cannot be opened, or has timed out.
         return AWAY
-    if domain == libvirt.VIR_FROM_DOMAIN and code == libvirt.VIR_ERR_OPERATION_INVALID:
+    if is_not_running(error):
         return NOT_RUNNING
     return TABLE.get(code, OTHER)
 
@@ -86,3 +88,11 @@ def _row(error: libvirt.libvirtError) -> Row:
 def is_code(error: libvirt.libvirtError, *codes: int) -> bool:
     """Tell whether libvirt, not the connection to it, answered with one of these codes."""
     return error.get_error_domain() != libvirt.VIR_FROM_RPC and error.get_error_code() in codes
+
+
+def is_not_running(error: libvirt.libvirtError) -> bool:
+    """Tell whether libvirt refused because the VM is off; other invalid operations come from the QEMU driver."""
+    return (error.get_error_domain(), error.get_error_code()) == (
+        libvirt.VIR_FROM_DOMAIN,
+        libvirt.VIR_ERR_OPERATION_INVALID,
+    )

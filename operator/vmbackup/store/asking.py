@@ -50,7 +50,7 @@ class Asker:
 def _answer(question: Callable[[], T], answers: list[T], errors: list[Exception]) -> None:
     try:
         answers.append(question())
-    except Exception as error:  # noqa: BLE001 - it is raised again in the thread that asked
+    except Exception as error:
         errors.append(error)
 
 

@@ -38,16 +38,16 @@ def copy_disk(task: Task, run: Run, disk: RunDisk, layers: tuple[Layer, ...], im
     Raises: Failed: the base is or was written to, a child failed. OSError: no space, I/O error. Stopped.
     """
     top = layers[0]
-    before = _state(run, disk, top)
+    before = _state(top)
     plain_file = len(layers) == 1 and not top.is_block and disk.image_format == top.format
     limit = run.spec.limit_bytes_per_second // len(run.disks)
     if not (plain_file and _clone(top.file, image)):
         if plain_file:
             _copy_extents(task, top.file, image, limit)
         else:
-            _convert(task, run, disk, layers, image, limit)
-    if _state(run, disk, top) != before:
-        raise _failed(run, disk, f"{top.path} was written to while it was copied, so the copy is of no single moment")
+            _convert(task, disk, layers, image, limit)
+    if _state(top) != before:
+        raise _failed(f"{top.path} was written to while it was copied, so the copy is of no single moment")
     os.fsync(image)
     task.bytes_done = allocated_bytes(image)
     return Result(task.bytes_done)
@@ -57,10 +57,10 @@ def allocated_bytes(file: int) -> int:
     return os.fstat(file).st_blocks * 512
 
 
-def _state(run: Run, disk: RunDisk, layer: Layer) -> tuple[int, int]:
+def _state(layer: Layer) -> tuple[int, int]:
     """Return what changes when somebody writes to a file. A block device has only its locks to tell."""
     if is_written(layer.file):
-        raise _failed(run, disk, f"{layer.path} is open for writing in another process; no copy of it is safe")
+        raise _failed(f"{layer.path} is open for writing in another process; no copy of it is safe")
     seen = os.fstat(layer.file)
     return (0, 0) if layer.is_block else (seen.st_size, seen.st_mtime_ns)
 
@@ -128,7 +128,7 @@ def _move_through_us(source: int, image: int, offset: int, count: int) -> int:
     return len(data)
 
 
-def _convert(task: Task, run: Run, disk: RunDisk, layers: tuple[Layer, ...], image: int, limit: int) -> None:
+def _convert(task: Task, disk: RunDisk, layers: tuple[Layer, ...], image: int, limit: int) -> None:
     """Flatten by qemu-img. Never -U: a lock that it cannot get means that the copy is not safe."""
     node: dict[str, object] | None = None
     for layer in reversed(layers):
@@ -144,12 +144,12 @@ def _convert(task: Task, run: Run, disk: RunDisk, layers: tuple[Layer, ...], ima
     task.check()
     if ended.error or ended.code != 0:
         words = ended.error or f"qemu-img convert ended with code {ended.code}"
-        raise _failed(run, disk, f"{layers[0].path}: {words}: {ended.last_words or 'it said nothing'}")
+        raise _failed(f"{layers[0].path}: {words}: {ended.last_words or 'it said nothing'}")
 
 
 def _note_progress(task: Task, image: int) -> None:
     task.bytes_done = allocated_bytes(image)
 
 
-def _failed(run: Run, disk: RunDisk, words: str) -> Failed:
-    return Failed(Reason.COPY_FAILED, f"VM {run.domain}, disk {disk.target}: {words}", heals=True)
+def _failed(words: str) -> Failed:
+    return Failed(Reason.COPY_FAILED, words, heals=True)

@@ -138,14 +138,16 @@ def open_file(directory: int, name: str, flags: int = os.O_RDONLY) -> int:
 
 
 def write_file(directory: int, name: str, content: bytes) -> None:
-    """Write a file anew, in place of an earlier one of the name, synced to disk."""
+    """Write a file, whole or not at all, in place of an earlier one; synced to disk, the directory is not."""
+    fresh = f".{name}.new"
     with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=directory)
-    file = create_file(directory, name)
+        os.unlink(fresh, dir_fd=directory)
+    file = create_file(directory, fresh)
     with os.fdopen(file, "wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(file)
+    os.rename(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
 
 
 def create_file(directory: int, name: str) -> int:

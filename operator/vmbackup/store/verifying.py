@@ -27,26 +27,26 @@ def verify_image(task: Task, run: Run, disk: RunDisk, image: int) -> Result:
 
     Raises: Failed: the image is not a whole copy of the disk. OSError: it cannot be read. Stopped.
     """
-    _await_unlocked(task, run, disk, image)
+    _await_unlocked(task, disk, image)
     os.fsync(image)
-    _compare(run, disk, image)
+    _compare(disk, image)
     if run.spec.verify is not Verify.NONE and disk.image_format == "qcow2":
         _check(task, run, disk, image)
     sha256 = _digest(task, image) if run.spec.verify is Verify.CHECKSUM else ""
     return Result(allocated_bytes(image), sha256)
 
 
-def _await_unlocked(task: Task, run: Run, disk: RunDisk, image: int) -> None:
+def _await_unlocked(task: Task, disk: RunDisk, image: int) -> None:
     """libvirt tells the end of a push job up to 300 ms before QEMU has closed the last target."""
     waited_seconds = 0.0
     while is_open(image):
         if waited_seconds > UNLOCK_SECONDS:
-            raise _broken(run, disk, f"another process still has it open after {UNLOCK_SECONDS:.0f} seconds")
+            raise _broken(disk, f"another process still has it open after {UNLOCK_SECONDS:.0f} seconds")
         task.rest(0.05)
         waited_seconds += 0.05
 
 
-def _compare(run: Run, disk: RunDisk, image: int) -> None:
+def _compare(disk: RunDisk, image: int) -> None:
     """Compare what the image says of itself with the disk, without opening anything that it names."""
     if disk.image_format != "qcow2":
         virtual_bytes = os.fstat(image).st_size
@@ -54,15 +54,15 @@ def _compare(run: Run, disk: RunDisk, image: int) -> None:
         try:
             header = read_header(image)
         except ValueError as error:
-            raise _broken(run, disk, str(error)) from error
+            raise _broken(disk, str(error)) from error
         if header.backing_file or header.has_data_file:
-            raise _broken(run, disk, "it refers to another file, so it is no whole copy")
+            raise _broken(disk, "it refers to another file, so it is no whole copy")
         if header.is_corrupt:
-            raise _broken(run, disk, "QEMU has marked it as corrupt; look at the disk it was copied from")
+            raise _broken(disk, "QEMU has marked it as corrupt; look at the disk it was copied from")
         virtual_bytes = header.virtual_bytes
     if virtual_bytes != disk.virtual_bytes:
         sizes = f"{human_bytes(virtual_bytes)} ({virtual_bytes} bytes), the disk {disk.virtual_bytes}"
-        raise _broken(run, disk, f"it holds {sizes}; was the disk resized during the backup?")
+        raise _broken(disk, f"it holds {sizes}; was the disk resized during the backup?")
 
 
 def _check(task: Task, run: Run, disk: RunDisk, image: int) -> None:
@@ -77,11 +77,11 @@ def _check(task: Task, run: Run, disk: RunDisk, image: int) -> None:
     task.check()
     if ended.error or ended.code not in (0, _CORRUPT, _LEAKS):
         words = ended.error or f"qemu-img check ended with code {ended.code}"
-        raise _broken(run, disk, f"{words}: {ended.last_words or 'it said nothing'}")
+        raise _broken(disk, f"{words}: {ended.last_words or 'it said nothing'}")
     found = json.loads(ended.output)
     if ended.code == _CORRUPT or found.get("corruptions") or found.get("check-errors"):
         counts = f"{found.get('corruptions', 0)} corruptions, {found.get('check-errors', 0)} errors"
-        raise _broken(run, disk, f"qemu-img check found {counts}: {ended.last_words or 'no details'}")
+        raise _broken(disk, f"qemu-img check found {counts}: {ended.last_words or 'no details'}")
     if ended.code == _LEAKS:
         leaks = found.get("leaks", 0)
         _log.info("VM %s, disk %s: %s clusters of the image are allocated but unused", run.domain, disk.target, leaks)
@@ -98,5 +98,5 @@ def _digest(task: Task, image: int) -> str:
     return digest.hexdigest()
 
 
-def _broken(run: Run, disk: RunDisk, words: str) -> Failed:
-    return Failed(Reason.VERIFICATION_FAILED, f"VM {run.domain}, disk {disk.target}, {disk.image}: {words}", heals=True)
+def _broken(disk: RunDisk, words: str) -> Failed:
+    return Failed(Reason.VERIFICATION_FAILED, f"{disk.image}: {words}", heals=True)

@@ -11,6 +11,7 @@ from typing import Literal
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Run
 from vmbackup.core.facts import Work
+from vmbackup.core.ports import Wake
 from vmbackup.errors import Failed, VMBackupError
 
 STOP_SECONDS = 10.0
@@ -41,7 +42,7 @@ class Task:
         self._result: Result | None = None
         self._error = ""
 
-    def start(self, body: Callable[["Task"], Result], ended: Callable[[], None]) -> None:
+    def start(self, body: Callable[["Task"], Result], ended: Wake) -> None:
         self._thread = threading.Thread(target=self._run, args=(body, ended), name=self.name, daemon=True)
         self._thread.start()
 
@@ -86,7 +87,7 @@ class Task:
         stored_bytes = self._result.stored_bytes
         return Work(self.kind, "done", self.bytes_done, stored_bytes=stored_bytes, sha256=self._result.sha256)
 
-    def _run(self, body: Callable[["Task"], Result], ended: Callable[[], None]) -> None:
+    def _run(self, body: Callable[["Task"], Result], ended: Wake) -> None:
         try:
             self._result = body(self)
         except Stopped:
@@ -94,7 +95,7 @@ class Task:
         except VMBackupError as error:
             self._error = error.message
         except OSError as error:
-            self._error = f"{error.filename or self.name}: {error.strerror or error}"
+            self._error = f"{error.strerror or error!r}"
         except Exception as error:
             _log.exception("%s ended by a fault of ours", self.name)
             self._error = f"{self.name}: {error!r}"
@@ -105,7 +106,7 @@ class Task:
 class Works:
     """The tasks of all runs, by run, attempt and disk target."""
 
-    def __init__(self, wake: Callable[[str], None]) -> None:
+    def __init__(self, wake: Wake) -> None:
         self._wake = wake
         self._lock = threading.Lock()
         self._tasks: dict[tuple[str, int, str], Task] = {}
@@ -120,7 +121,7 @@ class Works:
                     return
                 raise Failed(Reason.STORE_ERROR, f"VM {run.domain}, disk {target}: a {old.kind} runs already")
             task = self._tasks[key] = Task(kind, f"{kind} {run.key} {target}")
-            task.start(body, lambda: self._wake(run.uid))
+            task.start(body, self._wake)
 
     def facts(self, run: Run) -> dict[str, Work]:
         with self._lock:

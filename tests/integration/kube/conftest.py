@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from kubernetes import client, config
-from testbed.controlplane import ControlPlane
 
+from testbed.controlplane import ControlPlane
 from vmbackup.api import names
 
 CRDS = Path(__file__).resolve().parents[3] / "crds"

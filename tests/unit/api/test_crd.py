@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import Field
 
-from vmbackup.api import crd
+from vmbackup.api import crd, names
 from vmbackup.api.location import VMBackupLocation
 from vmbackup.api.model import Document
 from vmbackup.api.structural import structural
@@ -41,7 +41,8 @@ def test_every_rule_speaks_in_sentences(name: str) -> None:
 
 @pytest.mark.parametrize("name", CRDS)
 def test_kubectl_get_all_does_not_show_ours(name: str) -> None:
-    assert CRDS[name]["spec"]["names"]["categories"] == ["vmbackup"]
+    assert CRDS[name]["spec"]["names"]["categories"] == [names.CATEGORY]
+    assert names.CATEGORY != "all"
 
 
 def test_no_pattern_is_shown_to_users() -> None:

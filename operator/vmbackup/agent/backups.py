@@ -1,0 +1,181 @@
+"""The backups of this node: one thread each, from the claim to the told end.
+
+Nothing is begun without the API server; what is begun is brought home without it, from the node journal.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vmbackup.agent.claim import Claim, Claims
+from vmbackup.api.conditions import Reason
+from vmbackup.api.journal import Run
+from vmbackup.api.vmbackup import VMBackup
+from vmbackup.cluster.ledger import StatusLedger
+from vmbackup.core.facts import Wishes
+from vmbackup.core.plan import plan
+from vmbackup.core.ports import Ports
+from vmbackup.errors import NotYet, Refused
+from vmbackup.store.journal import NodeJournal
+from vmbackup.tick import drive
+
+LOOK_AGAIN_SECONDS = 2.0
+FLUSH_SECONDS = 30.0
+FAULT_REST_SECONDS = (1.0, 5.0, 30.0)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Served:
+    """One backup that a thread works on."""
+
+    uid: str
+    woken: threading.Event = field(default_factory=threading.Event)
+
+    def pause(self, seconds: float) -> None:
+        self.woken.wait(seconds)
+        self.woken.clear()
+
+
+class Backups:
+    """Takes up what is bound to this node, and what a former agent of this node left unfinished."""
+
+    def __init__(self, ports: Ports, journal: NodeJournal, ledger: StatusLedger, claims: Claims) -> None:
+        self._ports, self._journal, self._ledger, self._claims = ports, journal, ledger, claims
+        self._served: dict[str, Served] = {}
+        self._lock = threading.Lock()
+
+    def resume(self) -> None:
+        """Go on with every run of the journal, whether its VMBackup still exists or not."""
+        for run in self._journal.runs():
+            log.info("%s: resumed in phase %s, attempt %d", run.key, run.phase, run.attempt)
+            self._serve(run.uid, self._going_on(run))
+
+    def heard(self, backup: VMBackup, *, gone: bool) -> None:
+        """Take note of a backup as the watch shows it. Never blocks."""
+        wishes = Wishes(backup.spec.cancel, gone or backup.metadata.deletion_timestamp is not None)
+        self._ledger.heard(backup.metadata.uid, wishes)
+        with self._lock:
+            served = self._served.get(backup.metadata.uid)
+        if served is not None:
+            if wishes.cancel or wishes.deleted:
+                served.woken.set()
+        elif not gone and not backup.finished:
+            self._serve(backup.metadata.uid, lambda served: self._begin(served, backup))
+        elif gone:
+            self._ledger.forget(backup.metadata.uid)
+
+    def wake(self) -> None:
+        """Look at everything now: libvirt or a copy has news."""
+        with self._lock:
+            for served in self._served.values():
+                served.woken.set()
+
+    def busy(self) -> int:
+        """Return how many backups are under way."""
+        with self._lock:
+            return len(self._served)
+
+    def _serve(self, uid: str, work: Callable[[Served], None]) -> None:
+        with self._lock:
+            if uid in self._served:
+                return
+            served = self._served[uid] = Served(uid)
+        threading.Thread(target=self._guard, args=(served, work), name=f"backup-{uid[:8]}", daemon=True).start()
+
+    def _guard(self, served: Served, work: Callable[[Served], None]) -> None:
+        """Run the work of one thread; a fault of ours is logged and the work begun again from the journal."""
+        faults = 0
+        while True:
+            try:
+                work(served)
+                break
+            except Exception:
+                rest = FAULT_REST_SECONDS[min(faults, len(FAULT_REST_SECONDS) - 1)]
+                faults += 1
+                log.exception("backup %s: unforeseen fault, looked at again in %.0f s", served.uid, rest)
+                served.pause(rest)
+                left = next((run for run in self._journal.runs() if run.uid == served.uid), None)
+                if left is not None:
+                    work = self._going_on(left)
+        with self._lock:
+            del self._served[served.uid]
+
+    def _begin(self, served: Served, backup: VMBackup) -> None:
+        """Claim the backup, plan it, bring it to its end. What stands in the way is told while it is waited for."""
+        claim: Claim | None = None
+        obstacle: NotYet | None = None
+        try:
+            while True:
+                self._check(backup, claim, obstacle)
+                try:
+                    claim = claim or self._claims.claim(backup)
+                    self._tell_end(self._do(served, backup, claim))
+                    return
+                except NotYet as reason:
+                    obstacle = reason
+                    log.info("%s: waits: %s", backup.key, reason.message)
+                    if claim is not None:
+                        self._ledger.waits(backup, reason)
+                    served.pause(LOOK_AGAIN_SECONDS)
+        except Refused as refusal:
+            self._refuse(backup, refusal)
+
+    def _do(self, served: Served, backup: VMBackup, claim: Claim) -> Run:
+        """Plan and run, alone on the VM. Raises: NotYet, Refused: nothing was touched."""
+        domain = self._claims.domain(backup)
+        with self._journal.lock(domain.uuid):
+            request = self._claims.request(backup, domain.name, claim)
+            run = plan(request, domain, self._ports.hypervisor.host(), self._ports.clock.now())
+            self._journal.record(run)
+            return self._drive(served, run)
+
+    def _check(self, backup: VMBackup, claim: Claim | None, obstacle: NotYet | None) -> None:
+        """Raises: Refused: cancelled, deleted, or the deadline is over before anything was begun."""
+        wishes = self._ledger.wished(backup.metadata.uid)
+        if wishes.deleted:
+            raise Refused(Reason.DELETED, "the VMBackup was deleted before it began")
+        if wishes.cancel:
+            raise Refused(Reason.CANCELLED, "cancelled by spec.cancel before it began")
+        if claim is not None and self._ports.clock.now() > claim.started_at + backup.spec.deadline_seconds:
+            why = f": {obstacle.message}" if obstacle else ""
+            raise Refused(
+                Reason.DEADLINE_EXCEEDED, f"not begun within {backup.spec.deadline_seconds} s of its start{why}"
+            )
+
+    def _refuse(self, backup: VMBackup, refusal: Refused) -> None:
+        log.warning("%s: refused (%s): %s", backup.key, refusal.reason, refusal.message)
+        self._ledger.refuses(backup, refusal)
+        while not self._ledger.flush(backup.metadata.uid, FLUSH_SECONDS):
+            log.warning("%s: its refusal could not be told yet", backup.key)
+
+    def _going_on(self, run: Run) -> Callable[[Served], None]:
+        return lambda served: self._finish(served, run)
+
+    def _finish(self, served: Served, run: Run) -> None:
+        """Bring a run of the journal home."""
+        while True:
+            try:
+                with self._journal.lock(run.domain_uuid):
+                    run = self._drive(served, run)
+                break
+            except NotYet as reason:
+                log.warning("%s: %s", run.key, reason.message)
+                served.pause(LOOK_AGAIN_SECONDS)
+        self._tell_end(run)
+
+    def _drive(self, served: Served, run: Run) -> Run:
+        log.info("%s: %s of VM %s begins in phase %s (%s)", run.key, run.method, run.vm, run.phase, run.method_reason)
+        run = drive(self._ports, run, served.pause)
+        why = f": {run.failure.message}" if run.failure else f": {run.set_path}"
+        log.info("%s: %s after %d attempt(s)%s", run.key, run.outcome, run.attempt, why)
+        return run
+
+    def _tell_end(self, run: Run) -> None:
+        """The journal is kept until the end was told, or nobody is left to be told."""
+        while not self._ledger.flush(run.uid, FLUSH_SECONDS):
+            log.warning("%s: its end could not be told yet", run.key)
+        self._journal.forget(run)
+

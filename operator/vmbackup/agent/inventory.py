@@ -1,0 +1,142 @@
+"""What this node can do, which VMs it has and what it sees of the locations: its VMHost, written on change only."""
+
+import logging
+import threading
+import time
+
+from pydantic import ValidationError
+
+from vmbackup.api.conditions import Condition, ConditionType, Reason, put
+from vmbackup.api.host import HostedVM, LocationSpace, MethodSupport, VMHostStatus
+from vmbackup.api.location import VMBackupLocation
+from vmbackup.api.vmbackup import Method
+from vmbackup.cluster.client import Body
+from vmbackup.cluster.resources import VMHOST, Resources
+from vmbackup.core import ownership
+from vmbackup.core.facts import HostFacts
+from vmbackup.core.kstatus import rfc3339
+from vmbackup.core.method import push_obstacle, version
+from vmbackup.errors import NotYet, VMBackupError
+from vmbackup.hypervisor.libvirtd import Libvirtd
+from vmbackup.store.directories import look
+
+LOOK_SECONDS = 10.0
+SETTLE_SECONDS = 0.2  # domains come and go in bursts
+
+log = logging.getLogger(__name__)
+
+
+class Inventory:
+    """Looks every ten seconds and when woken; writes when something changed. `locations` come from the watch."""
+
+    def __init__(
+        self, resources: Resources, hypervisor: Libvirtd, node: str, session: str, default_namespace: str
+    ) -> None:
+        self._resources, self._hypervisor = resources, hypervisor
+        self._node, self._session, self._default_namespace = node, session, default_namespace
+        self._locations: dict[str, Body] = {}
+        self._woken = threading.Event()
+        self._status = VMHostStatus()
+        self._thread = threading.Thread(target=self._look_for_ever, name="inventory", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def heard_location(self, body: Body, *, gone: bool) -> None:
+        """Take note of a location as the watch shows it."""
+        if gone:
+            self._locations.pop(body["metadata"]["name"], None)
+        else:
+            self._locations[body["metadata"]["name"]] = body
+        self.wake()
+
+    def _look_for_ever(self) -> None:
+        while True:
+            try:
+                self.look()
+            except VMBackupError as error:
+                log.warning("VMHost %s not written: %s", self._node, error.message)
+            except Exception:
+                log.exception("VMHost %s: unforeseen fault", self._node)
+            if self._woken.wait(LOOK_SECONDS):
+                time.sleep(SETTLE_SECONDS)
+                self._woken.clear()
+
+    def look(self) -> None:
+        """Look once; write when something changed. Raises: APIServerAway, Denied: the API server did not take it."""
+        seen = self._see()
+        if seen != self._status:
+            self._resources.put_status(VMHOST, self._node, seen)
+            self._status = seen
+
+    def _see(self) -> VMHostStatus:
+        locations = tuple(space for body in sorted_by_name(self._locations) if (space := self._space(body)))
+        try:
+            host, vms = self._hypervisor.host(), self._vms()
+        except NotYet as away:
+            conditions = self._ready("False", Reason.HYPERVISOR_AWAY, away.message)
+            return self._status.model_copy(
+                update={"session": self._session, "locations": locations, "conditions": conditions}
+            )
+        return VMHostStatus(
+            session=self._session,
+            libvirt_version=version(host.libvirt_version),
+            hypervisor_version=version(host.hypervisor_version),
+            methods=methods(host),
+            vms=vms,
+            locations=locations,
+            conditions=self._ready("True", Reason.READY, f"{len(vms)} VMs; libvirt {version(host.libvirt_version)}"),
+        )
+
+    def _vms(self) -> tuple[HostedVM, ...]:
+        claims = [ownership.Claim(*vm) for vm in self._hypervisor.vms()]
+        return ownership.hosted(claims, self._default_namespace).vms
+
+    def _ready(self, status: str, reason: Reason, message: str) -> tuple[Condition, ...]:
+        condition = Condition.model_validate(
+            {
+                "type": ConditionType.READY,
+                "status": status,
+                "reason": reason,
+                "message": message,
+                "lastTransitionTime": rfc3339(time.time()),
+            }
+        )
+        return put(self._status.conditions, condition)
+
+    def _space(self, body: Body) -> LocationSpace | None:
+        """Return what this node sees of a location; sizes in steps of a hundredth, so that not every byte is news."""
+        try:
+            location = VMBackupLocation.model_validate(body)
+        except ValidationError as error:
+            log.warning("VMBackupLocation %s cannot be read: %s", body["metadata"]["name"], error)
+            return None
+        space = look(location.spec.directory.path, location.spec.min_free)
+        step = max(space.total_bytes // 100, 1)
+        return LocationSpace(
+            location=location.metadata.name,
+            node=self._node,
+            ready=space.ready,
+            message=space.message,
+            free_bytes=space.free_bytes // step * step,
+            total_bytes=space.total_bytes,
+        )
+
+
+def methods(host: HostFacts) -> tuple[MethodSupport, ...]:
+    """Return which methods this daemon can do, and why or why not."""
+    obstacle = push_obstacle(host)
+    daemon = f"libvirt {version(host.libvirt_version)}"
+    return (
+        MethodSupport(method=Method.PUSH, supported=not obstacle, reason=obstacle or f"{daemon} supports full push"),
+        MethodSupport(method=Method.SNAPSHOT, supported=True, reason=f"{daemon} supports active block-commit"),
+    )
+
+
+def sorted_by_name(bodies: dict[str, Body]) -> list[Body]:
+    return [bodies[name] for name in sorted(bodies)]
+
+

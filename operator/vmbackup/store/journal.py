@@ -1,0 +1,116 @@
+"""The node journal: one JSON file per run, durable before anything is done to a VM; one lock per VM.
+
+<state>/runs/<uid>.json    <state>/locks/<domain uuid>.lock
+"""
+
+import fcntl
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from vmbackup.api.conditions import Reason
+from vmbackup.api.journal import Run
+from vmbackup.errors import Failed, NotYet
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
+_log = logging.getLogger(__name__)
+
+
+class NodeJournal:
+    """The Journal port on disk. `broken` lists the records that could not be read at the last look.
+
+    The records are few and small: all are kept readable by people. Threads of different VMs may use one journal.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self._runs = state / "runs"
+        self._locks = state / "locks"
+        self.broken: list[Path] = []
+        for directory in (self._runs, self._locks):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def record(self, run: Run) -> None:
+        """Raises: Failed: the record could not be put on disk; nothing may be done to the VM."""
+        path = self._path(run)
+        fresh = path.with_suffix(".new")
+        try:
+            with fresh.open("wb") as stream:
+                stream.write(run.model_dump_json(by_alias=True, indent=1).encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+            fresh.rename(path)
+            _sync(self._runs)
+        except OSError as error:
+            raise Failed(
+                Reason.STORE_ERROR,
+                f"VM {run.domain}: the node journal {path} cannot be written ({error.strerror}); free space there",
+                heals=True,
+            ) from error
+
+    def forget(self, run: Run) -> None:
+        with suppress(FileNotFoundError):
+            self._path(run).unlink()
+        _sync(self._runs)
+
+    def runs(self) -> Sequence[Run]:
+        """Return all records. One that cannot be read is moved aside as `.broken` and logged: it needs a human."""
+        found: list[Run] = []
+        self.broken = sorted(self._runs.glob("*.broken"))
+        for path in sorted(self._runs.glob("*.json")):
+            try:
+                found.append(Run.model_validate_json(path.read_bytes()))
+            except ValidationError as error:
+                aside = path.with_suffix(".broken")
+                path.rename(aside)
+                self.broken.append(aside)
+                _log.error("%s is no record of a run, it was moved aside to %s: %s", path, aside.name, error)
+            except OSError as error:
+                self.broken.append(path)
+                _log.error("%s cannot be read: %s", path, error)
+        return tuple(found)
+
+    @contextmanager
+    def lock(self, domain_uuid: str) -> Iterator[None]:
+        """Hold the VM for one worker of this node, in this process or another; freed by the kernel when we die.
+
+        Raises: NotYet: somebody else holds it.
+        """
+        path = self._locks / f"{_plain(domain_uuid)}.lock"
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        except BlockingIOError:
+            holder = os.pread(file, 32, 0).decode("ascii", "replace").strip()
+            os.close(file)
+            raise NotYet(
+                Reason.FOREIGN_JOB,
+                f"another backup of the VM {domain_uuid} is under way in process {holder or 'unknown'}; wait for it",
+            ) from None
+        try:
+            yield
+        finally:
+            os.close(file)
+
+    def _path(self, run: Run) -> Path:
+        return self._runs / f"{_plain(run.uid)}.json"
+
+
+def _plain(name: str) -> str:
+    if not _PLAIN.fullmatch(name):
+        raise Failed(Reason.STORE_ERROR, f"{name!r} is no UID: it cannot name a file of the journal")
+    return name
+
+
+def _sync(directory: Path) -> None:
+    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
