@@ -30,10 +30,8 @@ def _build(path: Path) -> None:
     path.mkdir()
     with tempfile.TemporaryDirectory() as scratch:
         packages, tree = Path(scratch) / "packages", Path(scratch) / "tree"
-        kernel = re.search(r"linux-image-\S+-cloud-amd64", _run("apt-cache", "depends", "linux-image-cloud-amd64"))
-        if not kernel:
-            raise TestbedError("apt knows no linux-image-cloud-amd64: run apt-get update.")
-        for package in (kernel[0], "qemu-guest-agent"):
+        kernel = _kernel_package()
+        for package in (kernel, "qemu-guest-agent"):
             _unpack(package, packages)
         for name in ("bin", "modules", "proc", "sys", "dev"):
             (tree / name).mkdir(parents=True)
@@ -47,6 +45,18 @@ def _build(path: Path) -> None:
         command = f"cd {tree} && find . | busybox cpio -o -H newc >{path}/initramfs"
         _run("sh", "-c", command)
         shutil.copy(next((packages / "boot").glob("vmlinuz-*")), path / "vmlinuz")
+
+
+def _kernel_package() -> str:
+    """Return the package that linux-image-cloud-amd64 stands for now. Raises TestbedError when apt has none."""
+    for update in (False, True):
+        if update:  # images often come without apt's lists
+            _run("apt-get", "update")
+        command = ["apt-cache", "depends", "linux-image-cloud-amd64"]
+        listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        if found := re.search(r"linux-image-\S+-cloud-amd64", listed):
+            return found[0]
+    raise TestbedError("apt knows no linux-image-cloud-amd64: the test guest needs Debian's archive in apt's sources.")
 
 
 def _unpack(package: str, into: Path) -> None:

@@ -25,8 +25,8 @@ GIB = 1 << 30
 SEQUENCE_REST_MICROSECONDS = 20_000
 
 # The flags of our two programs, in this one place.
-CONTROLLER = ("controller",)
-AGENT = ("agent", "--node", "{node}", "--state-dir", "{state}")
+CONTROLLER = ("controller", "--probe-port", "0")
+AGENT = ("agent", "--probe-port", "0", "--node", "{node}", "--state", "{state}")
 
 
 class Operator:

@@ -6,8 +6,12 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vmbackup import __version__
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no other name for it
 
 STATE_DIRECTORY = "/var/lib/vmbackup-operator"
 DEFAULT_URI = "qemu:///system"
@@ -22,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="vmbackup-operator", description="Back up running libvirt virtual machines, from Kubernetes or from the shell."
+        prog="vmbackup-operator",
+        description="Back up running libvirt virtual machines, from Kubernetes or from the shell.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -34,10 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def _add_run(commands: Commands) -> None:  # type: ignore[valid-type]
+def _add_run(commands: "Commands") -> None:
     run = commands.add_parser("run", help="back up one VM of this host, without a cluster")
     run.add_argument("-f", "--file", type=Path, required=True, help="a file with one VMBackup")
     run.add_argument("--location", type=Path, required=True, help="directory that receives the set")
@@ -46,7 +48,7 @@ def _add_run(commands: Commands) -> None:  # type: ignore[valid-type]
     run.set_defaults(call=_run)
 
 
-def _add_watch(commands: Commands) -> None:  # type: ignore[valid-type]
+def _add_watch(commands: "Commands") -> None:
     watch = commands.add_parser("watch", help="show the progress of VMBackups until they are over")
     watch.add_argument("names", nargs="+", metavar="NAME", help="VMBackups of the namespace")
     watch.add_argument("-n", "--namespace", default="default")
@@ -55,16 +57,16 @@ def _add_watch(commands: Commands) -> None:  # type: ignore[valid-type]
     watch.set_defaults(call=_watch)
 
 
-def _add_controller(commands: Commands) -> None:  # type: ignore[valid-type]
+def _add_controller(commands: "Commands") -> None:
     controller = commands.add_parser("controller", help="decide where and when VMBackups run")
     _add_cluster(controller)
     _add_namespace(controller)
-    controller.add_argument("--per-node", type=int, default=2, help="backups that may run on a node at once (default 2)")
+    controller.add_argument("--per-node", type=int, default=2, help="backups on a node at once (default 2)")
     controller.add_argument("--probe-port", type=int, default=8081, help="port of /healthz (default 8081; 0: none)")
     controller.set_defaults(call=_controller)
 
 
-def _add_agent(commands: Commands) -> None:  # type: ignore[valid-type]
+def _add_agent(commands: "Commands") -> None:
     agent = commands.add_parser("agent", help="do the backups of this node")
     _add_cluster(agent)
     _add_namespace(agent)
@@ -77,7 +79,7 @@ def _add_agent(commands: Commands) -> None:  # type: ignore[valid-type]
     agent.set_defaults(call=_agent)
 
 
-def _add_crd(commands: Commands) -> None:  # type: ignore[valid-type]
+def _add_crd(commands: "Commands") -> None:
     crd = commands.add_parser("crd", help="write the CustomResourceDefinitions")
     crd.add_argument("--output", type=Path, help="directory to write them into (default: print them)")
     crd.set_defaults(call=_crd)

@@ -87,9 +87,7 @@ class Standalone:
         self._settings, self._backup, self._clock = settings, backup, SystemClock()
         self._woken = threading.Event()
         self._hypervisor = Libvirtd(settings.connect, may_use_monitor=settings.allow_monitor)
-        self._store = Directories(
-            domain_xml=self._hypervisor.domain_xml, wake=self._woken.set
-        )
+        self._store = Directories(domain_xml=self._hypervisor.domain_xml, wake=self._woken.set)
         self._journal = NodeJournal(settings.state)
         status = settings.state / "status" / f"{backup.metadata.namespace}-{backup.metadata.name}.yaml"
         status.parent.mkdir(parents=True, exist_ok=True)

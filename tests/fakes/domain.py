@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fakes.disks import FakeDisk, FakeImage, FakePush, Files
 from fakes.guest import Clock, FakeGuest
+from vmbackup.api import names
 from vmbackup.api.conditions import Reason
 from vmbackup.core.facts import BackupJob, BlockJob, CompletedJob, DiskFacts, DomainFacts, Image
 from vmbackup.errors import Failed, NotYet, Refused
@@ -173,7 +174,7 @@ class FakeDomain:
             readonly=disk.readonly,
             shareable=disk.shareable,
             transient=disk.transient,
-            backing=self._chain(source) if self.alive else (),
+            backing=self._chain(source) if self.alive else self._defined_chain(source),
             inactive_source=disk.inactive_source if self.persistent else None,
             virtual_bytes=disk.virtual_bytes if source else 0,
             allocated_bytes=disk.allocated_bytes if source else 0,
@@ -187,6 +188,10 @@ class FakeDomain:
             layers.append(Image(path, self._images[path].format, self._images[path].kind))
             path = self._images[path].backing
         return tuple(layers)
+
+    def _defined_chain(self, source: str) -> tuple[Image, ...]:
+        """A definition names the layer below an overlay that libvirt made, and no other."""
+        return self._chain(source)[:1] if names.overlay_uid(source.rpartition("/")[2]) else ()
 
     # -- push ---------------------------------------------------------------------------------------------------
 
@@ -250,8 +255,8 @@ class FakeDomain:
                 disk.inactive_source = path
             disk.source = path
 
-    def start_commit(self, target: str, base: str) -> None:
-        disk = self.disk(target)
+    def start_commit(self, target: str, base: str, *, uid: str) -> None:
+        disk = self._on_overlay(target, uid)
         chain = self._chain(disk.source)
         if not chain or chain[0].path != base:
             raise Failed(Reason.COMMIT_FAILED, f"{self.name}: {base} is not right below {disk.source} on {target}")
@@ -260,8 +265,8 @@ class FakeDomain:
         self._images[base].commits += 1
         disk.job = BlockJob("active-commit", 0, disk.virtual_bytes, False, base)
 
-    def pivot(self, target: str) -> None:
-        disk = self.disk(target)
+    def pivot(self, target: str, *, uid: str) -> None:
+        disk = self._on_overlay(target, uid)
         if disk.job is None or disk.job.kind != "active-commit":
             raise Failed(Reason.COMMIT_FAILED, f"{self.name}: disk {target} has no commit to end")
         if not disk.job.ready:
@@ -271,3 +276,9 @@ class FakeDomain:
         if disk.inactive_source == disk.source:
             disk.inactive_source = disk.job.mirror_path
         disk.source, disk.job = disk.job.mirror_path, None
+
+    def _on_overlay(self, target: str, uid: str) -> FakeDisk:
+        disk = self.disk(target)
+        if names.overlay_uid(disk.source.rpartition("/")[2]) != uid:
+            raise Failed(Reason.COMMIT_FAILED, f"{self.name}: {disk.source} on {target} is no overlay of this backup")
+        return disk

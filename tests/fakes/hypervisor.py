@@ -162,9 +162,9 @@ class FakeHypervisor:
             case TakeSnapshot():
                 self._running(run).take_snapshot(dict(step.overlays))
             case StartCommit():
-                self._running(run).start_commit(step.target, step.base)
+                self._running(run).start_commit(step.target, step.base, uid=run.uid)
             case Pivot():
-                self._running(run).pivot(step.target)
+                self._running(run).pivot(step.target, uid=run.uid)
 
     def _begin_push(self, run: Run, step: BeginPush) -> None:
         if self.libvirt_version < FIRST_FULL_PUSH:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vmbackup.agent.claim import Claim, Claims
+from vmbackup.agent.tidings import EventfulLedger
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import VMBackup
-from vmbackup.cluster.ledger import StatusLedger
 from vmbackup.core.facts import Wishes
 from vmbackup.core.plan import plan
 from vmbackup.core.ports import Ports
@@ -42,7 +42,7 @@ class Served:
 class Backups:
     """Takes up what is bound to this node, and what a former agent of this node left unfinished."""
 
-    def __init__(self, ports: Ports, journal: NodeJournal, ledger: StatusLedger, claims: Claims) -> None:
+    def __init__(self, ports: Ports, journal: NodeJournal, ledger: EventfulLedger, claims: Claims) -> None:
         self._ports, self._journal, self._ledger, self._claims = ports, journal, ledger, claims
         self._served: dict[str, Served] = {}
         self._lock = threading.Lock()
@@ -112,16 +112,19 @@ class Backups:
                 self._check(backup, claim, obstacle)
                 try:
                     claim = claim or self._claims.claim(backup)
-                    self._tell_end(self._do(served, backup, claim))
-                    return
+                    run = self._do(served, backup, claim)
                 except NotYet as reason:
                     obstacle = reason
                     log.info("%s: waits: %s", backup.key, reason.message)
                     if claim is not None:
                         self._ledger.waits(backup, reason)
                     served.pause(LOOK_AGAIN_SECONDS)
+                else:
+                    break
         except Refused as refusal:
             self._refuse(backup, refusal)
+        else:
+            self._tell_end(run)
 
     def _do(self, served: Served, backup: VMBackup, claim: Claim) -> Run:
         """Plan and run, alone on the VM. Raises: NotYet, Refused: nothing was touched."""
@@ -178,4 +181,3 @@ class Backups:
         while not self._ledger.flush(run.uid, FLUSH_SECONDS):
             log.warning("%s: its end could not be told yet", run.key)
         self._journal.forget(run)
-

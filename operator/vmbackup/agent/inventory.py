@@ -18,7 +18,7 @@ from vmbackup.core.kstatus import rfc3339
 from vmbackup.core.method import push_obstacle, version
 from vmbackup.errors import NotYet, VMBackupError
 from vmbackup.hypervisor.libvirtd import Libvirtd
-from vmbackup.store.directories import look
+from vmbackup.store.space import look
 
 LOOK_SECONDS = 10.0
 SETTLE_SECONDS = 0.2  # domains come and go in bursts
@@ -138,5 +138,3 @@ def methods(host: HostFacts) -> tuple[MethodSupport, ...]:
 
 def sorted_by_name(bodies: dict[str, Body]) -> list[Body]:
     return [bodies[name] for name in sorted(bodies)]
-
-

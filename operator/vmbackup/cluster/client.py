@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from vmbackup.cluster.errors import APIServerAway, answer_error
@@ -120,6 +121,7 @@ def load_configuration(kubeconfig: str | os.PathLike[str] | None) -> Any:
     from kubernetes.utils.keepalive import tcp_keepalive_socket_options  # noqa: PLC0415
 
     configuration = Configuration()
+    configuration.proxy = None  # the environment's proxy is for other places; a kubeconfig may name its own
     if kubeconfig is None:
         load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     else:
@@ -131,3 +133,14 @@ def load_configuration(kubeconfig: str | os.PathLike[str] | None) -> Any:
     configuration.connection_pool_maxsize = POOL_SIZE
     configuration.socket_options = tcp_keepalive_socket_options()
     return configuration
+
+
+def find_kubeconfig(given: str | os.PathLike[str] | None) -> Path | None:
+    """Return the kubeconfig to use: the given one, KUBECONFIG, ~/.kube/config, else None: the pod's service account."""
+    if given is not None:
+        return Path(given)
+    named = os.environ.get("KUBECONFIG")
+    if named:
+        return Path(named)
+    usual = Path.home() / ".kube" / "config"
+    return usual if usual.is_file() else None

@@ -26,11 +26,19 @@ class Terms:
     retry: float = 2.0
 
 
+USUAL_TERMS = Terms()
+
+
 class Election:
     """Lets one of several replicas lead. Losing the lead is final: `on_lost` must end the process."""
 
     def __init__(
-        self, resources: Resources, namespace: str, identity: str, on_lost: Callable[[], None], terms: Terms = Terms()
+        self,
+        resources: Resources,
+        namespace: str,
+        identity: str,
+        on_lost: Callable[[], None],
+        terms: Terms = USUAL_TERMS,
     ) -> None:
         self._resources = resources
         self._namespace = namespace

@@ -23,6 +23,12 @@ class Kind:
     base: str = f"/apis/{names.API_VERSION}"
     namespaced: bool = False
 
+    @property
+    def group_version(self) -> tuple[str, str]:
+        """Return group and version; the group of the core API is empty."""
+        *_, group, version = self.base.split("/")
+        return ("" if group == "api" else group, version)
+
     def collection(self, namespace: str = "") -> str:
         """Return the path of all objects, or of those of one namespace."""
         return f"{self.base}/namespaces/{quote(namespace)}/{self.plural}" if namespace else f"{self.base}/{self.plural}"
@@ -54,14 +60,15 @@ class Resources:
         """Yield all objects of a kind. Raises: APIServerAway, Denied; NotFound: the kind is not served."""
         return self.client.list(kind.collection(namespace), metadata_only=metadata_only)
 
-    def patch_status(self, kind: Kind, body: Body, new: Report | Body) -> Body:
+    def patch_status(self, kind: Kind, body: Body, new: Report) -> Body:
         """Make the status of the object in `body` equal to `new`; nothing is sent when it is already.
 
-        Returns the object as it is then.
+        Fields that this version does not know are left alone. Returns the object as it is then.
         Raises: Conflict: the object changed since `body` was read. NotFound, APIServerAway, Denied.
         """
-        wanted = new if isinstance(new, dict) else dump(new)
-        changes = changes_between(body.get("status") or {}, wanted)
+        known = {field.alias or name for name, field in type(new).model_fields.items()}
+        old = {key: value for key, value in (body.get("status") or {}).items() if key in known}
+        changes = changes_between(old, dump(new))
         if not changes:
             return body
         return self._patch(kind, body, {"status": changes}, "/status")
@@ -86,7 +93,7 @@ class Resources:
         metadata = body["metadata"]
         self.client.delete(kind.path(metadata["name"], metadata.get("namespace", "")), metadata["uid"])
 
-    def put_status(self, kind: Kind, name: str, new: Report | Body) -> Body:
+    def put_status(self, kind: Kind, name: str, new: Report) -> Body:
         """Write the status of a cluster-scoped object that only we write; make the object when it is missing.
 
         Raises: APIServerAway, Denied.

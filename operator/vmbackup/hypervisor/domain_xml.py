@@ -1,8 +1,8 @@
 """libvirt's XML: reading what a domain is, as text in and facts out. A domain's XML is written by others: hostile."""
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import dataclass
+from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from vmbackup.api import names

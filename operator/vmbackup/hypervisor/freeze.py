@@ -46,7 +46,7 @@ class Freezer:
         self._lock = threading.Lock()
 
     def freeze(self, run: Run, limit_seconds: float) -> None:
-        """Freeze the guest; returns or raises before the limit is over. After an error it is thawed.
+        """Freeze the guest; after an error it is thawed. Waits no longer than the limit for the freeze itself.
 
         Raises: NotYet: the daemon is away. Failed: no agent answers, or it refused.
         """
@@ -64,7 +64,7 @@ class Freezer:
             # The watchdog is at work by now, and stays at it until a thaw went through.
             raise Failed(
                 Reason.FREEZE_FAILED,
-                f"VM {run.domain}: the guest agent did not freeze the guest in {limit_seconds:.0f} s; it is being thawed.",
+                f"VM {run.domain}: the guest agent did not freeze it in {limit_seconds:.0f} s; it is being thawed.",
                 heals=True,
             )
         if call.error is not None:

@@ -1,6 +1,6 @@
 """Which QEMU process runs a VM: tells a guest that was started anew from one whose daemon was restarted.
 
-libvirt does not tell the pid, so it is looked for in /proc: libvirt starts every QEMU with `-uuid <UUID of the domain>`.
+libvirt does not tell the pid, so it is looked for in /proc: libvirt starts every QEMU with `-uuid <the domain's>`.
 """
 
 import threading

@@ -219,6 +219,6 @@ def _sizes(domain: libvirt.virDomain, alive: bool) -> Sizes:
     if alive and not sizes.complete:
         raise NotYet(
             Reason.FOREIGN_JOB,
-            f"VM {domain.name()} is held by another operation, so libvirt cannot say what it does (`virsh domjobinfo`).",
+            f"VM {domain.name()} is held by another operation (`virsh domjobinfo`), so its jobs cannot be seen.",
         )
     return sizes

@@ -1,7 +1,7 @@
 """libvirt's XML: what we ask for. Built as elements, never as text: paths and names cannot break out."""
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping
+from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from vmbackup.api.conditions import Reason

@@ -71,7 +71,7 @@ class _Call(threading.Thread):
 
 
 def _is_copied(domain: libvirt.virDomain, target: str) -> bool:
-    return domain.blockJobInfo(target).get("type") == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP
+    return bool(domain.blockJobInfo(target).get("type") == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP)
 
 
 def _set_speed(domain: libvirt.virDomain, target: str, bytes_per_second: int) -> None:

@@ -47,7 +47,7 @@ class StatusFile:
         os.replace(temporary, self._path)
         self._listen(status)
 
-    def wishes(self, run: Run) -> Wishes:  # noqa: ARG002 - the port's signature
+    def wishes(self, run: Run) -> Wishes:
         return Wishes(cancel=self._cancelled.is_set())
 
     @property

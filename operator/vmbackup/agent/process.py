@@ -1,0 +1,138 @@
+"""The agent's process: what runs in it, how it starts and how it ends."""
+
+import logging
+import secrets
+import signal
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from vmbackup.agent.backups import Backups
+from vmbackup.agent.claim import Claims
+from vmbackup.agent.inventory import Inventory
+from vmbackup.agent.tidings import EventfulLedger
+from vmbackup.api import names
+from vmbackup.api.vmbackup import Executor, VMBackup
+from vmbackup.cluster.client import Body, Client, find_kubeconfig
+from vmbackup.cluster.events import Recorder
+from vmbackup.cluster.heartbeat import Heartbeat
+from vmbackup.cluster.ledger import StatusLedger
+from vmbackup.cluster.resources import LOCATION, VMBACKUP, Resources
+from vmbackup.core.ports import Ports
+from vmbackup.door.health import Health, serve
+from vmbackup.door.logs import log_to_stderr
+from vmbackup.door.watches import Subscription, Watches
+from vmbackup.hypervisor.libvirtd import Libvirtd
+from vmbackup.store.directories import Directories
+from vmbackup.store.journal import NodeJournal
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says."""
+
+    kubeconfig: Path | None
+    namespace: str
+    node: str
+    connect: str
+    state: Path
+    default_namespace: str = ""
+    allow_monitor: bool = False
+    probe_port: int = 8082
+
+
+class SystemClock:
+    def now(self) -> float:
+        return time.time()
+
+
+class Agent:
+    """Everything that runs in the process. Threads are daemons: a dying agent leaves libvirt's jobs running."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.health = Health()
+        self._stopping = threading.Event()
+        self._code = 0
+        session = secrets.token_hex(6)
+        executor = Executor(node=settings.node, session=session)
+        kubeconfig = find_kubeconfig(settings.kubeconfig)
+        client = Client(kubeconfig, field_manager=names.FIELD_MANAGER_AGENT)
+        resources = Resources(client)
+        clock = SystemClock()
+        self._hypervisor = Libvirtd(settings.connect, may_use_monitor=settings.allow_monitor)
+        self._recorder = Recorder(client, component=names.FIELD_MANAGER_AGENT, instance=settings.node)
+        self._ledger = StatusLedger(resources, executor)
+        journal = NodeJournal(settings.state)
+        store = Directories(domain_xml=self._hypervisor.domain_xml, wake=self._wake, node=settings.node)
+        ledger = EventfulLedger(self._ledger, self._recorder)
+        claims = Claims(
+            resources,
+            self._hypervisor,
+            executor,
+            settings.state / "overlays",
+            settings.default_namespace,
+            clock.now,
+        )
+        self._backups = Backups(Ports(self._hypervisor, store, journal, ledger, clock), journal, ledger, claims)
+        self._inventory = Inventory(resources, self._hypervisor, settings.node, session, settings.default_namespace)
+        self._heartbeat = Heartbeat(resources, settings.namespace, settings.node)
+        self._watches = Watches(
+            kubeconfig,
+            (
+                Subscription(VMBACKUP, self._hear_backup, field_selector=f"status.node={settings.node}"),
+                Subscription(LOCATION, lambda body, gone: self._inventory.heard_location(body, gone=gone)),
+            ),
+            self.health,
+            on_end=lambda: self.stop(1),
+        )
+
+    def stop(self, code: int) -> None:
+        """End the process soon, with this exit code. Jobs of libvirt's go on and are adopted at the next start."""
+        self._code = self._code or code
+        self._stopping.set()
+
+    def run(self) -> int:
+        """Return the exit code."""
+        with ExitStack() as stack:
+            stack.enter_context(self._ledger)
+            stack.enter_context(self._hypervisor.watch(lambda _uuid: self._wake()))
+            self._recorder.start()
+            self._backups.resume()  # the way home needs no API server
+            self._heartbeat.start()
+            self._inventory.start()
+            self._watches.start()
+            self.health.ready = True
+            self._stopping.wait()
+            busy = self._backups.busy()
+            log.info("the agent ends with %d backup(s) under way; the next agent goes on with them", busy)
+        return self._code
+
+    def _wake(self) -> None:
+        self._backups.wake()
+        self._inventory.wake()
+
+    def _hear_backup(self, body: Body, gone: bool) -> None:
+        try:
+            backup = VMBackup.parse(body)
+        except ValidationError as error:
+            name = body["metadata"]["name"]
+            log.error("VMBackup %s cannot be read and is left alone: %s", name, error)  # noqa: TRY400 - no fault of ours
+            return
+        self._backups.heard(backup, gone=gone)
+
+
+def main(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT (0), or until the watches are lost (1)."""
+    log_to_stderr()
+    agent = Agent(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop(0))
+    if settings.probe_port:
+        serve(agent.health, settings.probe_port)
+    return agent.run()

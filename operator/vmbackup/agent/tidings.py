@@ -1,0 +1,68 @@
+"""The agent's ledger with a voice: what changes for a backup also becomes an Event."""
+
+from typing import Literal
+
+from vmbackup.api.journal import Run
+from vmbackup.api.vmbackup import ObjectMeta, Outcome, Phase, VMBackup
+from vmbackup.cluster.events import Happening, Recorder
+from vmbackup.cluster.ledger import StatusLedger
+from vmbackup.cluster.resources import VMBACKUP
+from vmbackup.core.facts import Facts, Wishes
+from vmbackup.errors import NotYet, Refused
+
+ACTION = "Backup"
+
+
+class EventfulLedger:
+    """Implements core.ports.Ledger on a StatusLedger; adds an Event for a start, an obstacle and an end."""
+
+    def __init__(self, ledger: StatusLedger, recorder: Recorder) -> None:
+        self._ledger, self._recorder = ledger, recorder
+        self._told: dict[str, tuple[object, ...]] = {}
+
+    def report(self, run: Run, facts: Facts) -> None:
+        self._ledger.report(run, facts)
+        mark = (run.attempt, run.outcome, run.trouble, run.phase is Phase.DONE, run.phase is Phase.ASSIGNED)
+        before = self._told.get(run.uid)
+        if mark != before:
+            self._told[run.uid] = mark
+            self._tell(run, first=before is None)
+
+    def wishes(self, run: Run) -> Wishes:
+        return self._ledger.wishes(run)
+
+    def wished(self, uid: str) -> Wishes:
+        return self._ledger.wished(uid)
+
+    def heard(self, uid: str, wishes: Wishes) -> None:
+        self._ledger.heard(uid, wishes)
+
+    def flush(self, uid: str, timeout_seconds: float) -> bool:
+        return self._ledger.flush(uid, timeout_seconds)
+
+    def forget(self, uid: str) -> None:
+        self._told.pop(uid, None)
+        self._ledger.forget(uid)
+
+    def waits(self, backup: VMBackup, reason: NotYet) -> None:
+        self._ledger.waits(backup, reason)
+        self._record(backup.metadata, "Normal", reason.reason, reason.message)
+
+    def refuses(self, backup: VMBackup, reason: Refused) -> None:
+        self._ledger.refuses(backup, reason)
+        self._record(backup.metadata, "Warning", reason.reason, reason.message)
+
+    def _tell(self, run: Run, *, first: bool) -> None:
+        metadata = ObjectMeta(name=run.name, namespace=run.namespace, uid=run.uid)
+        if run.failure is not None and (run.outcome is not None or run.phase is Phase.ASSIGNED):
+            note = f"{run.failure.message} (attempt {run.attempt})"
+            self._record(metadata, "Warning", run.failure.reason, note)
+        elif run.outcome is Outcome.SUCCEEDED:
+            self._record(metadata, "Normal", "Completed", f"VM {run.vm} is backed up: {run.set_path}")
+        elif run.trouble:
+            self._record(metadata, "Warning", "Retrying", run.trouble)
+        elif first:
+            self._record(metadata, "Normal", "Started", f"{run.method} backup of VM {run.vm}: {run.method_reason}")
+
+    def _record(self, metadata: ObjectMeta, type_: Literal["Normal", "Warning"], reason: str, note: str) -> None:
+        self._recorder.record(Happening(VMBACKUP.name, metadata, type_, reason, ACTION, note))

@@ -1,0 +1,155 @@
+"""What the watches said last, by kind and UID. Filled by many threads, read by one."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from vmbackup.api.host import VMHost
+from vmbackup.api.location import VMBackupLocation
+from vmbackup.api.model import Report
+from vmbackup.api.vmbackup import ObjectMeta, VMBackup
+from vmbackup.cluster.client import Body
+from vmbackup.cluster.resources import LOCATION, NAMESPACE, VMBACKUP, VMHOST, Kind
+
+log = logging.getLogger(__name__)
+
+
+class LabelledMeta(ObjectMeta):
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class Namespace(Report):
+    """The part of a namespace that we read."""
+
+    metadata: LabelledMeta
+
+
+Model = VMBackup | VMBackupLocation | VMHost | Namespace
+PARSERS: Mapping[Kind, Callable[[Body], Model]] = {
+    VMBACKUP: VMBackup.parse,
+    LOCATION: VMBackupLocation.model_validate,
+    VMHOST: VMHost.model_validate,
+    NAMESPACE: Namespace.model_validate,
+}
+WATCHED = tuple(PARSERS)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`body` is what writes start from; `model` is what decisions start from."""
+
+    body: Body
+    model: Any
+
+
+class Cache:
+    """`wake` is called when something changed that a decision may depend on."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in WATCHED}
+        self._unreadable: dict[Kind, dict[str, str]] = {kind: {} for kind in WATCHED}
+
+    def put(self, kind: Kind, body: Body) -> None:
+        """Take in an object, unless a newer one is known. One that cannot be read is logged once and left out."""
+        uid = body["metadata"]["uid"]
+        slim = _slim(body)
+        try:
+            model = PARSERS[kind](slim)
+        except ValidationError as error:
+            self._leave_out(kind, slim, error)
+            return
+        if isinstance(model, VMBackup) and model.finished:
+            slim, model = _shrunk(slim, model)
+        with self._lock:
+            before = self._entries[kind].get(uid)
+            if before is not None and _older(slim, before.body):
+                return
+            self._entries[kind][uid] = Entry(slim, model)
+        if before is None or _essence(before.model) != _essence(model):
+            self._wake()
+
+    def _leave_out(self, kind: Kind, body: Body, why: ValidationError) -> None:
+        metadata = body["metadata"]
+        with self._lock:
+            known = metadata["uid"] in self._unreadable[kind]
+            self._unreadable[kind][metadata["uid"]] = metadata["resourceVersion"]
+        if not known:
+            log.error("%s %s cannot be read and is left alone: %s", kind.name, metadata["name"], why)
+
+    def drop(self, kind: Kind, uid: str) -> None:
+        with self._lock:
+            gone = self._entries[kind].pop(uid, None)
+            self._unreadable[kind].pop(uid, None)
+        if gone is not None:
+            self._wake()
+
+    def replace(self, kind: Kind, bodies: Iterable[Body]) -> None:
+        """Take in all objects of a kind; those known before and not among them are gone."""
+        known = self.versions(kind)
+        listed = set()
+        for body in bodies:
+            listed.add(body["metadata"]["uid"])
+            self.put(kind, body)
+        for uid in set(known) - listed:
+            self.drop(kind, uid)
+
+    def entry(self, kind: Kind, uid: str) -> Entry | None:
+        with self._lock:
+            return self._entries[kind].get(uid)
+
+    def versions(self, kind: Kind) -> dict[str, str]:
+        """Return the resource version of every object by UID, of those that cannot be read too."""
+        with self._lock:
+            read = {uid: entry.body["metadata"]["resourceVersion"] for uid, entry in self._entries[kind].items()}
+            return {**self._unreadable[kind], **read}
+
+    def backups(self) -> list[VMBackup]:
+        return self._models(VMBACKUP)
+
+    def locations(self) -> dict[str, VMBackupLocation]:
+        return {model.metadata.name: model for model in self._models(LOCATION)}
+
+    def hosts(self) -> dict[str, VMHost]:
+        return {model.metadata.name: model for model in self._models(VMHOST)}
+
+    def namespaces(self) -> dict[str, dict[str, str]]:
+        return {model.metadata.name: model.metadata.labels for model in self._models(NAMESPACE)}
+
+    def _models(self, kind: Kind) -> list[Any]:
+        with self._lock:
+            return [entry.model for entry in self._entries[kind].values()]
+
+
+def _slim(body: Body) -> Body:
+    """Return the object without what only the API server needs."""
+    metadata = {key: value for key, value in body["metadata"].items() if key not in ("managedFields", "annotations")}
+    return {**body, "metadata": metadata}
+
+
+def _shrunk(body: Body, backup: VMBackup) -> tuple[Body, VMBackup]:
+    """Keep little of a finished backup: there are many, and only their end of life is still ours."""
+    status = backup.status.model_copy(update={"disks": (), "conditions": (), "progress": None, "method": None})
+    return {"metadata": body["metadata"]}, backup.model_copy(update={"status": status})
+
+
+def _older(body: Body, than: Body) -> bool:
+    """Compare by resource version: a number that only grows, for one object. A watch may be behind our own writes."""
+    mine, other = body["metadata"]["resourceVersion"], than["metadata"]["resourceVersion"]
+    return mine.isdigit() and other.isdigit() and int(mine) < int(other)
+
+
+def _essence(model: Model) -> object:
+    """Return what decisions depend on: progress is none of it."""
+    metadata = model.metadata
+    fate = (metadata.deletion_timestamp, metadata.finalizers, metadata.generation)
+    if isinstance(model, VMBackup):
+        return fate, model.spec.cancel, model.status.node, model.status.phase, model.status.outcome
+    if isinstance(model, VMBackupLocation):
+        return fate
+    return (fate, model.status) if isinstance(model, VMHost) else (fate, model.metadata)

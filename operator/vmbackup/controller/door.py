@@ -1,0 +1,132 @@
+"""The controller's process: what runs in it, how it starts and how it ends."""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+from vmbackup.api import names
+from vmbackup.cluster.client import Client, find_kubeconfig
+from vmbackup.cluster.errors import APIServerAway
+from vmbackup.cluster.events import Recorder
+from vmbackup.cluster.lease import USUAL_TERMS, Election, Terms
+from vmbackup.cluster.resources import Resources
+from vmbackup.controller.cache import Cache
+from vmbackup.controller.health import LOOP_SECONDS, Health, serve
+from vmbackup.controller.reconcile import Reconciler
+from vmbackup.controller.survey import Survey
+from vmbackup.controller.watching import Watching
+from vmbackup.core.turns import Limits
+
+PASS_SECONDS = 1.0  # between two passes when nothing happens: graces, deadlines and TTLs run out by the clock
+AWAY_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+def main(
+    kubeconfig: Path | None,
+    namespace: str,
+    node_limit: int = 2,
+    probe_port: int = 8081,
+    *,
+    grace_seconds: float = 60.0,
+    terms: Terms = USUAL_TERMS,
+) -> int:
+    """Run until SIGTERM or SIGINT (0), or until the lead or the watches are lost (1).
+
+    namespace: where the Leases are. node_limit: backups that run on a node at once. probe_port: 0 for none.
+    grace_seconds: how long a VM or a location that is not there may still come.
+    """
+    log_to_stderr()
+    controller = Controller(find_kubeconfig(kubeconfig), namespace, Limits(node_limit, grace_seconds), terms)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: controller.stop(0))
+    if probe_port:
+        serve(controller.health, probe_port)
+    return controller.run()
+
+
+class Controller:
+    """Two replicas run; both watch, the one that holds the Lease decides and writes."""
+
+    def __init__(self, kubeconfig: Path | None, namespace: str, limits: Limits, terms: Terms) -> None:
+        identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
+        self.health = Health()
+        self._stopping = threading.Event()
+        self._woken = threading.Event()
+        self._code = 0
+        client = Client(kubeconfig, field_manager=names.FIELD_MANAGER_CONTROLLER)
+        resources = Resources(client)
+        cache = Cache(self._woken.set)
+        self._survey = Survey(resources, cache, namespace, self.health, self._woken.set)
+        self._recorder = Recorder(client, component=names.FIELD_MANAGER_CONTROLLER, instance=identity)
+        self._election = Election(resources, namespace, identity, _lost, terms)
+        self._watching = Watching(kubeconfig, cache, self.health, on_host=self._survey.ask, on_end=lambda: self.stop(1))
+        self._reconciler = Reconciler(cache, resources, self._recorder, self._survey.live_nodes, limits)
+
+    def stop(self, code: int) -> None:
+        """End the process soon, with this exit code."""
+        self._code = self._code or code
+        self._stopping.set()
+        self._woken.set()
+
+    def run(self) -> int:
+        """Return the exit code."""
+        # kopf looks once which kinds there are: it must not start before they are served.
+        if not self._survey.load(self._stopping):
+            return self._code
+        self.health.ready = True
+        self._watching.start()
+        self._survey.start()
+        self._recorder.start()
+        self._election.start()
+        log.info("the controller watches")
+        self._lead()
+        self._election.stop()
+        self._recorder.stop(timeout_seconds=1.0)
+        log.info("the controller ends")
+        return self._code
+
+    def _lead(self) -> None:
+        fresh = False
+        while not self._stopping.is_set():
+            self.health.beat("reconcile loop", LOOP_SECONDS)
+            self._woken.wait(PASS_SECONDS)
+            self._woken.clear()
+            if not self._election.leading:
+                continue
+            if not fresh:
+                fresh = self._survey.load(self._stopping)  # what the leader before us wrote last
+            self._pass()
+
+    def _pass(self) -> None:
+        """Take one pass, then rest as long as it took: a storm of events must not take a whole processor."""
+        began = time.monotonic()
+        try:
+            self._reconciler.reconcile(time.time())
+        except APIServerAway as away:
+            log.warning("%s", away)
+            self._stopping.wait(AWAY_SECONDS)
+        else:
+            self._stopping.wait(min(time.monotonic() - began, PASS_SECONDS))
+
+
+def _lost() -> None:
+    """End at once: another replica may lead already."""
+    log.critical("the lead is lost: this process ends")
+    logging.shutdown()
+    os._exit(1)
+
+
+def log_to_stderr() -> None:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
+    )
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # "signals are ignored": they are ours
+    logging.getLogger("urllib3").setLevel(logging.ERROR)

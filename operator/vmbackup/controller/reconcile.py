@@ -1,0 +1,184 @@
+"""One pass over everything: what is there, what should be, and the writes in between.
+
+Every write is a compare-and-swap on the object that was decided on. Who loses reads again and decides again.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+from vmbackup.api import names
+from vmbackup.api.conditions import ConditionType, find
+from vmbackup.api.location import VMBackupLocation
+from vmbackup.api.vmbackup import ObjectMeta, VMBackup
+from vmbackup.cluster.client import Body
+from vmbackup.cluster.errors import Conflict, Denied, NotFound
+from vmbackup.cluster.events import Happening, Recorder
+from vmbackup.cluster.resources import LOCATION, VMBACKUP, Kind, Resources
+from vmbackup.controller.cache import Cache
+from vmbackup.core.kstatus import epoch
+from vmbackup.core.location_report import location_status, same_but_for_bytes
+from vmbackup.core.turn_report import status_of_turn
+from vmbackup.core.turns import MISSING, Bind, Limits, Lost, Refuse, Scene, Turn, Wait, plan_turns
+
+SPACE_SECONDS = 30.0  # figures of free space alone are written at most so often
+DENIED_SECONDS = 30.0  # rest after the API server forbade a write
+
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Brings the cluster to what the plan says. `live_nodes` returns the nodes whose agent is heard of."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        resources: Resources,
+        recorder: Recorder,
+        live_nodes: Callable[[], frozenset[str]],
+        limits: Limits,
+    ) -> None:
+        self._cache = cache
+        self._resources = resources
+        self._recorder = recorder
+        self._live_nodes = live_nodes
+        self._limits = limits
+        self._missing_since: dict[str, float] = {}
+        self._space_written_at: dict[str, float] = {}
+        self._denied_until: dict[str, float] = {}
+
+    def reconcile(self, now: float) -> None:
+        """Take one pass. Raises: APIServerAway: nothing can be done now."""
+        backups = self._cache.backups()
+        live = self._live_nodes()
+        scene = Scene(
+            backups=[backup for backup in backups if not backup.finished],
+            hosts=self._cache.hosts(),
+            locations=self._cache.locations(),
+            namespaces=self._cache.namespaces(),
+            live_nodes=live,
+            missing_since=self._missing_since,
+        )
+        turns = plan_turns(scene, self._limits, now)
+        self._remember_missing(turns, now)
+        for turn in turns:
+            self._guarded(VMBACKUP, turn.backup.metadata, partial(self._take, turn, now))
+        for backup in backups:
+            if backup.finished:
+                self._tidy(backup, now)
+        for location in scene.locations.values():
+            self._gather(location, scene, now)
+
+    def _remember_missing(self, turns: list[Turn], now: float) -> None:
+        missing = {turn.backup.metadata.uid for turn in turns if isinstance(turn, Wait) and turn.reason in MISSING}
+        self._missing_since = {uid: self._missing_since.get(uid, now) for uid in missing}
+
+    def _take(self, turn: Turn, now: float, body: Body) -> None:
+        backup = turn.backup
+        if isinstance(turn, Refuse) and backup.metadata.deletion_timestamp:
+            self._release(body)
+            return
+        if isinstance(turn, Bind):
+            # The finalizer comes first: nothing may vanish while a VM is on its way home.
+            body = self._wrote(VMBACKUP, self._resources.add_finalizer(VMBACKUP, body))
+        written = self._resources.patch_status(VMBACKUP, body, status_of_turn(turn, now))
+        if written is body:
+            return
+        self._wrote(VMBACKUP, written)
+        match turn:
+            case Bind(node=node):
+                log.info("%s: assigned to node %s", backup.key, node)
+                self._tell(VMBACKUP, backup.metadata, "Normal", ("Assigned", "Bind", f"Assigned to node {node}."))
+            case Refuse(reason=reason, message=message):
+                log.info("%s: ended before it began: %s: %s", backup.key, reason, message)
+                self._tell(VMBACKUP, backup.metadata, "Warning", (reason, "Refuse", message))
+            case Lost(message=message):
+                log.warning("%s: %s", backup.key, message)
+                self._tell(VMBACKUP, backup.metadata, "Warning", ("NodeLost", "Watch", message))
+            case Wait(reason=reason, message=message):
+                log.info("%s: %s: %s", backup.key, reason, message)
+
+    def _tidy(self, backup: VMBackup, now: float) -> None:
+        """Let a finished backup go: its finalizer at once, the resource when its time is over."""
+        if names.FINALIZER in backup.metadata.finalizers:
+            self._guarded(VMBACKUP, backup.metadata, self._release)
+        elif _expired(backup, now) and not backup.metadata.deletion_timestamp:
+            self._guarded(VMBACKUP, backup.metadata, self._expire)
+
+    def _release(self, body: Body) -> None:
+        written = self._resources.remove_finalizer(VMBACKUP, body)
+        if written is not body:
+            self._wrote(VMBACKUP, written)
+
+    def _expire(self, body: Body) -> None:
+        metadata = body["metadata"]
+        self._resources.delete(VMBACKUP, body)
+        self._cache.drop(VMBACKUP, metadata["uid"])
+        log.info("%s/%s: removed, ttlSecondsAfterFinished is over", metadata["namespace"], metadata["name"])
+
+    def _gather(self, location: VMBackupLocation, scene: Scene, now: float) -> None:
+        status = location_status(location, scene.hosts, scene.live_nodes, now)
+        name, before = location.metadata.name, location.status
+        rested = now - self._space_written_at.get(name, 0.0) >= SPACE_SECONDS
+        if status == before or (same_but_for_bytes(status, before) and not rested):
+            return
+
+        def write(body: Body) -> None:
+            self._wrote(LOCATION, self._resources.patch_status(LOCATION, body, status))
+            self._space_written_at[name] = now
+            new, old = find(status.conditions, ConditionType.READY), find(before.conditions, ConditionType.READY)
+            if new is not None and (old is None or old.status != new.status):
+                kind: Literal["Normal", "Warning"] = "Normal" if new.status == "True" else "Warning"
+                log.info("location %s: %s: %s", name, new.reason, new.message)
+                self._tell(LOCATION, location.metadata, kind, (new.reason, "Gather", new.message))
+
+        self._guarded(LOCATION, location.metadata, write)
+
+    def _guarded(self, kind: Kind, metadata: ObjectMeta, write: Callable[[Body], None]) -> None:
+        """Write to one object; its troubles must not keep the others waiting. Raises: APIServerAway."""
+        entry = self._cache.entry(kind, metadata.uid)
+        if entry is None or self._denied_until.get(metadata.uid, 0.0) > time.monotonic():
+            return
+        try:
+            write(entry.body)
+        except Conflict as conflict:
+            log.debug("%s", conflict)
+            self._read_again(kind, metadata)
+        except NotFound:
+            self._cache.drop(kind, metadata.uid)
+        except Denied as denied:
+            log.error("%s", denied)  # noqa: TRY400 - the server's words say it all
+            self._denied_until[metadata.uid] = time.monotonic() + DENIED_SECONDS
+
+    def _read_again(self, kind: Kind, metadata: ObjectMeta) -> None:
+        try:
+            body = self._resources.get(kind, metadata.name, metadata.namespace)
+        except NotFound:
+            self._cache.drop(kind, metadata.uid)
+            return
+        if body["metadata"]["uid"] != metadata.uid:
+            self._cache.drop(kind, metadata.uid)
+        self._cache.put(kind, body)
+
+    def _wrote(self, kind: Kind, body: Body) -> Body:
+        """Note our own write at once: the watch is behind it."""
+        if body["metadata"].get("deletionTimestamp") and not body["metadata"].get("finalizers"):
+            self._cache.drop(kind, body["metadata"]["uid"])
+        else:
+            self._cache.put(kind, body)
+        return body
+
+    def _tell(
+        self, kind: Kind, metadata: ObjectMeta, type_: Literal["Normal", "Warning"], what: tuple[str, str, str]
+    ) -> None:
+        reason, action, note = what
+        self._recorder.record(Happening(kind.name, metadata, type_, reason, action, note))
+
+
+def _expired(backup: VMBackup, now: float) -> bool:
+    ttl = backup.spec.ttl_seconds_after_finished
+    if ttl is None or backup.status.completion_time is None:
+        return False
+    return now >= epoch(backup.status.completion_time) + ttl

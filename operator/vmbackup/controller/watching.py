@@ -1,0 +1,127 @@
+"""The watches: kopf in a thread and loop of its own. Handlers put what they hear into the cache, nothing else.
+
+No timers, daemons or change handlers: those would put finalizers and annotations of kopf's on our resources.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+
+from vmbackup.api import names
+from vmbackup.cluster.client import load_configuration
+from vmbackup.cluster.resources import LOCATION, NAMESPACE, VMBACKUP, VMHOST, Kind
+from vmbackup.controller.cache import Cache
+from vmbackup.controller.health import WATCH_SECONDS, Health
+
+BEAT_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Watching:
+    """Watches all kinds until the process ends; `on_end` is called when kopf gives up."""
+
+    def __init__(
+        self,
+        kubeconfig: str | os.PathLike[str] | None,
+        cache: Cache,
+        health: Health,
+        *,
+        on_host: Callable[[str], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._cache = cache
+        self._health = health
+        self._on_host = on_host
+        self._on_end = on_end
+        self._registry = kopf.OperatorRegistry()
+        kopf.on.login(registry=self._registry)(lambda **_: connection(kubeconfig))
+        for kind in (VMBACKUP, LOCATION, VMHOST):
+            kopf.on.event(names.GROUP, names.VERSION, kind.plural, registry=self._registry)(self._handler(kind))
+        kopf.on.event("", "v1", NAMESPACE.plural, registry=self._registry)(self._handler(NAMESPACE))
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _handler(self, kind: Kind) -> Any:
+        async def hear(event: Any, **_: Any) -> None:
+            body = event["object"]
+            if event["type"] == "DELETED":
+                self._cache.drop(kind, body["metadata"]["uid"])
+                return
+            self._cache.put(kind, body)
+            if kind is VMHOST:
+                self._on_host(body["metadata"]["name"])
+
+        hear.__name__ = f"hear_{kind.plural}"
+        return hear
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+            log.error("the watches ended")
+        except Exception:
+            log.exception("the watches ended")
+        self._on_end()
+
+    async def _serve(self) -> None:
+        beat = asyncio.create_task(self._beat())
+        try:
+            await kopf.operator(registry=self._registry, settings=settings(), clusterwide=True, standalone=True)
+        finally:
+            beat.cancel()
+
+    async def _beat(self) -> None:
+        """Show that the loop turns: a blocked handler would stop all watches."""
+        while True:
+            self._health.beat("watch loop", WATCH_SECONDS)
+            await asyncio.sleep(BEAT_SECONDS)
+
+
+def settings() -> kopf.OperatorSettings:
+    """Return kopf's settings: explicit time limits, nothing written to the cluster."""
+    chosen = kopf.OperatorSettings()
+    chosen.peering.standalone = True
+    chosen.scanning.disabled = True
+    chosen.posting.enabled = False
+    # kopf removes its finalizer wherever it has no use for it: it must not be ours.
+    chosen.persistence.finalizer = f"{names.GROUP}/kopf"
+    chosen.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=f"kopf.{names.GROUP}", v1=False)
+    chosen.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=f"kopf.{names.GROUP}", v1=False)
+    chosen.watching.server_timeout = 300
+    chosen.watching.client_timeout = 310
+    chosen.watching.connect_timeout = 10
+    chosen.watching.inactivity_timeout = 70
+    chosen.watching.reconnect_backoff = 1
+    chosen.watching.chunk_size = 500
+    chosen.networking.request_timeout = 30
+    chosen.networking.connect_timeout = 10
+    chosen.networking.error_backoffs = (0.5, 1, 2, 3, 5, 5, 5, 5, 5, 5)
+    # A worker per object lives for idle_timeout after its last event; while worker_limit of them live, no event of
+    # another object is handled. Short lives keep a list of 10,000 objects from taking minutes.
+    chosen.queueing.worker_limit = 1000
+    chosen.queueing.idle_timeout = 0.1
+    chosen.execution.max_workers = 1
+    chosen.process.ultimate_exiting_timeout = 10
+    return chosen
+
+
+def connection(kubeconfig: str | os.PathLike[str] | None) -> kopf.ConnectionInfo:
+    """Return how kopf reaches the API server: read anew at every login, as tokens change."""
+    configuration = load_configuration(kubeconfig)
+    header = configuration.get_api_key_with_prefix("BearerToken", alias="authorization") or ""
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        token=header.split(" ")[-1] or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        proxy_url=configuration.proxy,
+    )

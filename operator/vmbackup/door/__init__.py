@@ -1,0 +1,1 @@
+"""What both processes stand on: the watches, and the signs of life that a kubelet asks for."""

@@ -1,0 +1,38 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fakes.sample import DOMAIN_XML, disk_of, run_of
+from vmbackup.api.journal import Run
+from vmbackup.store.directories import Directories
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def location(tmp_path: Path) -> Path:
+    path = tmp_path / "location"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A raw disk of 8 MiB with data at the front and a hole behind."""
+    path = tmp_path / "images" / "vda.img"
+    path.parent.mkdir()
+    with path.open("wb") as stream:
+        stream.write(b"\x5a" * MIB)
+        stream.truncate(8 * MIB)
+    return path
+
+
+@pytest.fixture
+def run(location: Path, source: Path) -> Run:
+    return run_of(location, disk_of(source), min_free="0")
+
+
+@pytest.fixture
+def store() -> Iterator[Directories]:
+    yield Directories(domain_xml=lambda _run: DOMAIN_XML, wake=lambda: None, node="node-1")
