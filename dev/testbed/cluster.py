@@ -19,6 +19,7 @@ from testbed.namespace import UNSHARE, end
 from testbed.tools import tool
 
 UP_SECONDS = 240
+MARK = ".vmbackup-operator-dev"  # a directory without it is somebody else's and is never removed
 DOWN_HINT = "`make down` removes what is left."
 
 
@@ -43,6 +44,8 @@ def up(*, with_operator: bool = True) -> None:
             say(f"already up in {state}")
             return
         _remove(state)
+        state.mkdir(parents=True)
+        (state / MARK).touch()
         for name in ("log", "backups", "guest"):
             (state / name).mkdir(parents=True)
         boot_files(state / "guest")
@@ -138,7 +141,7 @@ def _started(pid: int) -> str:
 
 def _remove(state: Path) -> None:
     """Remove the state directory, which must be ours. Raises TestbedError when it is something else."""
-    if state.exists() and any(state.iterdir()) and not (state / "log").is_dir():
+    if state.exists() and any(state.iterdir()) and not (state / MARK).exists():
         raise TestbedError(f"{state} is not a directory of the development cluster: set VMBACKUP_DEV_DIR to another.")
     if state.exists():
         shutil.rmtree(state)

@@ -107,7 +107,9 @@ class ControlPlane:
 
     def kubectl(self, *arguments: str, input: str | None = None) -> str:  # noqa: A002 - subprocess calls it so
         """Run kubectl as the administrator and return its stdout. Raises TestbedError with its stderr."""
-        command = [str(tool("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
+        # kubectl remembers for minutes what a server on this port knew, and ports come back.
+        cache = f"--cache-dir={self.directory / 'kubectl-cache'}"
+        command = [str(tool("kubectl")), f"--kubeconfig={self.kubeconfig}", cache, *arguments]
         result = subprocess.run(command, input=input, capture_output=True, text=True, check=False)
         if result.returncode:
             raise TestbedError(f"kubectl {' '.join(arguments)} failed: {result.stderr.strip()}")

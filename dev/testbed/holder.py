@@ -116,6 +116,7 @@ def hold(state: Path, *, with_operator: bool) -> None:
         print("guests run", flush=True)
         values = {
             "KUBECONFIG": str(cluster.kubeconfig),
+            "KUBECACHEDIR": str(cluster.directory / "kubectl-cache"),
             "LIBVIRT_DEFAULT_URI": host.uri,
             "VMBACKUP_LOCATION_PATH": str(state / "backups"),
         }

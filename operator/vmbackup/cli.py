@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_watch(commands)
     _add_controller(commands)
     _add_agent(commands)
+    _add_inspect(commands)
     _add_crd(commands)
     return parser
 
@@ -62,6 +63,9 @@ def _add_controller(commands: "Commands") -> None:
     _add_cluster(controller)
     _add_namespace(controller)
     controller.add_argument("--per-node", type=int, default=2, help="backups on a node at once (default 2)")
+    controller.add_argument(
+        "--missing-seconds", type=float, default=60, help="time for a VM or location not there yet to come (default 60)"
+    )
     controller.add_argument("--probe-port", type=int, default=8081, help="port of /healthz (default 8081; 0: none)")
     controller.set_defaults(call=_controller)
 
@@ -76,7 +80,20 @@ def _add_agent(commands: "Commands") -> None:
     )
     agent.add_argument("--default-namespace", default="", help="namespace of the VMs that nobody claims (default none)")
     agent.add_argument("--probe-port", type=int, default=8082, help="port of /healthz (default 8082; 0: none)")
+    agent.add_argument(
+        "--stall-seconds", type=int, default=300, help="time without progress that counts as a fault (default 300)"
+    )
+    agent.add_argument(
+        "--grace-seconds", type=float, default=20, help="after SIGTERM, time to take VMs off overlays (default 20)"
+    )
     agent.set_defaults(call=_agent)
+
+
+def _add_inspect(commands: "Commands") -> None:
+    inspect = commands.add_parser("inspect", help="show what is under way on this node, and what a human must look at")
+    inspect.add_argument("--json", action="store_true", help="for programs")
+    _add_host(inspect)
+    inspect.set_defaults(call=_inspect)
 
 
 def _add_crd(commands: "Commands") -> None:
@@ -148,6 +165,7 @@ def _controller(arguments: argparse.Namespace) -> int:
         namespace=arguments.namespace,
         node_limit=arguments.per_node,
         probe_port=arguments.probe_port,
+        grace_seconds=arguments.missing_seconds,
     )
 
 
@@ -164,8 +182,18 @@ def _agent(arguments: argparse.Namespace) -> int:
             default_namespace=arguments.default_namespace,
             allow_monitor=arguments.allow_monitor,
             probe_port=arguments.probe_port,
+            stall_seconds=arguments.stall_seconds,
+            grace_seconds=arguments.grace_seconds,
         )
     )
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from vmbackup.inspection import main  # noqa: PLC0415
+
+    return main(Console(), connect=arguments.connect, state=arguments.state.absolute(), as_json=arguments.json)
 
 
 def _crd(arguments: argparse.Namespace) -> int:

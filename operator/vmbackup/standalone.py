@@ -5,7 +5,6 @@ The request is a VMBackup file, the location a directory, the status a file, Ctr
 
 import signal
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from vmbackup.core.report import refused, waiting
 from vmbackup.display import Display
 from vmbackup.errors import NotYet, Refused
 from vmbackup.hypervisor.libvirtd import Libvirtd
+from vmbackup.store.clock import SteadyClock
 from vmbackup.store.directories import Directories
 from vmbackup.store.journal import NodeJournal
 from vmbackup.store.status_file import StatusFile
@@ -40,11 +40,7 @@ EXIT_CODES = {
     Outcome.STRANDED: 4,
 }
 LOOK_AGAIN_SECONDS = 2.0
-
-
-class SystemClock:
-    def now(self) -> float:
-        return time.time()
+NAME_MAX = 63  # as in the CustomResourceDefinition: the name becomes part of a directory name
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,8 @@ def read_request(path: Path) -> VMBackup:
         raise Refused(Reason.INVALID_SPEC, f"{path}: holds no VMBackup; write one document of kind VMBackup.")
     body = {**body, "metadata": {"namespace": "default", **body.get("metadata", {}), "uid": str(uuid.uuid4())}}
     body.pop("status", None)
+    if len(str(body["metadata"].get("name", ""))) > NAME_MAX:
+        raise Refused(Reason.INVALID_SPEC, f"{path}: metadata.name: at most {NAME_MAX} characters.")
     try:
         return VMBackup.parse(body)
     except ValidationError as error:
@@ -84,11 +82,12 @@ class Standalone:
     """One backup on this host, from request to outcome."""
 
     def __init__(self, settings: Settings, backup: VMBackup, listen: Callable[[VMBackupStatus], None]) -> None:
-        self._settings, self._backup, self._clock = settings, backup, SystemClock()
+        self._settings, self._backup = settings, backup
         self._woken = threading.Event()
         self._hypervisor = Libvirtd(settings.connect, may_use_monitor=settings.allow_monitor)
         self._store = Directories(domain_xml=self._hypervisor.domain_xml, wake=self._woken.set)
         self._journal = NodeJournal(settings.state)
+        self._clock = SteadyClock(settings.state, busy=bool(self._journal.runs()))
         status = settings.state / "status" / f"{backup.metadata.namespace}-{backup.metadata.name}.yaml"
         status.parent.mkdir(parents=True, exist_ok=True)
         self.ledger = StatusFile(status, self._clock, listen)

@@ -4,7 +4,7 @@ A turn may end anywhere by a crash: the next one begins with what is seen, not w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Failure, Run
@@ -14,9 +14,10 @@ from vmbackup.core.facts import Facts, LastAct
 from vmbackup.core.plan import plan_again
 from vmbackup.core.ports import Ports
 from vmbackup.core.steps import HypervisorStep, Step
-from vmbackup.errors import NotYet, Refused, VMBackupError
+from vmbackup.errors import Failed, NotYet, Refused, VMBackupError
 
 REPLAN_SECONDS = 5.0
+JOURNAL_REST_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,45 @@ class Turn:
     run: Run
     last: LastAct | None = None
     wait_seconds: float | None = 0.0  # None: over
+    stir: "Stir | None" = None
 
 
-def tick(ports: Ports, run: Run, last: LastAct | None = None) -> Turn:
+@dataclass(frozen=True)
+class Stir:
+    """What was last seen to move, and when."""
+
+    mark: object
+    at: float
+
+
+def tick(ports: Ports, turn: Turn) -> Turn:
     """Take one turn of a run."""
+    run, last, now = turn.run, turn.last, ports.clock.now()
     facts = see(ports, run, last)
-    now = ports.clock.now()
+    stir = _stir(turn.stir, run, facts, now)
+    facts = replace(facts, still_seconds=now - stir.at)
     if may_plan_again(run, facts, now):
         return replan(ports, run, facts)
     move = decide(run, facts, now)
     if move.run != run:
-        ports.journal.record(move.run)
+        try:
+            ports.journal.record(move.run)
+        except Failed as full:
+            if not on_overlay(run):
+                told = run.model_copy(update={"trouble": full.message})
+                ports.ledger.report(told, facts)
+                return Turn(told, last, JOURNAL_REST_SECONDS, stir)
+            # A VM on our overlay goes home even without a journal: where its disks are can be seen.
     ports.ledger.report(move.run, facts)
     if move.step is None:
         # What the last act said is kept until it could be judged: not while the hypervisor is away.
-        return Turn(move.run, last if facts.domain is None else None, move.wait_seconds)
-    return Turn(move.run, perform(ports, move.run, move.step))
+        return Turn(move.run, last if facts.domain is None else None, move.wait_seconds, stir)
+    return Turn(move.run, perform(ports, move.run, move.step), stir=stir)
+
+
+def on_overlay(run: Run) -> bool:
+    """Return whether the VM may be on our overlay."""
+    return run.overlay_at is not None and run.overlay_milliseconds is None
 
 
 def drive(ports: Ports, run: Run, pause: Callable[[float], None]) -> Run:
@@ -50,7 +74,7 @@ def drive(ports: Ports, run: Run, pause: Callable[[float], None]) -> Run:
     while turn.wait_seconds is not None:
         if turn.wait_seconds:
             pause(turn.wait_seconds)
-        turn = tick(ports, turn.run, turn.last)
+        turn = tick(ports, turn)
     return turn.run
 
 
@@ -81,9 +105,19 @@ def see(ports: Ports, run: Run, last: LastAct | None) -> Facts:
     wishes = ports.ledger.wishes(run)
     try:
         domain = ports.hypervisor.observe(run)
-    except NotYet as away:
+    except VMBackupError as away:
         return Facts(None, store, wishes, last, away.message)
     return Facts(domain, store, wishes, last)
+
+
+def _stir(before: Stir | None, run: Run, facts: Facts, now: float) -> Stir:
+    """Note whether anything moved: the phase, a job, a work. While the hypervisor is away nothing can be seen."""
+    job = facts.domain.job if facts.domain else None
+    block_jobs = [disk.job for disk in facts.domain.disks] if facts.domain else []
+    mark = (run.phase, run.attempt, job, block_jobs, dict(facts.store.works))
+    if before is None or facts.domain is None or mark != before.mark:
+        return Stir(mark, now)
+    return before
 
 
 def perform(ports: Ports, run: Run, step: Step) -> LastAct:

@@ -50,3 +50,4 @@ class FakePush:
     bytes_done: int = 0
     bytes_per_second: int = 0
     error: str = ""
+    ghost: bool = False

@@ -46,8 +46,8 @@ class FakeStore:
         self.directories: set[str] = set()
         self.sets: dict[str, str] = {}  # final path -> UID in its manifest
         self.points_in_time: dict[str, float] = {}
-        self.works: dict[tuple[str, str], Work] = {}
-        self.turns_left: dict[tuple[str, str], int] = {}
+        self.works: dict[tuple[str, int, str], Work] = {}  # by UID, attempt and target
+        self.turns_left: dict[tuple[str, int, str], int] = {}
         self.turns_per_work = turns_per_work
         self.problem = ""
         self.free_bytes = 100 * GIB
@@ -71,9 +71,9 @@ class FakeStore:
     def advance(self, run: Run) -> None:
         """Let the works of a run come one turn further."""
         for key, work in list(self.works.items()):
-            if key[0] == run.uid and work.state == "running" and not self._waits(run, key[1], work):
+            if key[:2] == (run.uid, run.attempt) and work.state == "running" and not self._waits(run, key[2], work):
                 self.turns_left[key] -= 1
-                self.works[key] = self._next(run, key[1], work, self.turns_left[key])
+                self.works[key] = self._next(run, key[2], work, self.turns_left[key])
 
     # the port
 
@@ -87,7 +87,7 @@ class FakeStore:
             reserve_bytes=self.reserve_bytes,
             partial=_partial(run) in self.directories,
             published=self.sets.get(_final(run)) == run.uid,
-            works={target: work for (uid, target), work in self.works.items() if uid == run.uid},
+            works={key[2]: work for key, work in self.works.items() if key[:2] == (run.uid, run.attempt)},
             open_images=frozenset(d.target for d in run.disks if _image(run, d.target) in self.open_paths),
             overlay_bytes=overlays,
             overlay_free_bytes=self.overlay_free_bytes if any(disk.overlay for disk in run.disks) else None,
@@ -105,16 +105,15 @@ class FakeStore:
     def _do(self, run: Run, step: StoreStep) -> None:  # noqa: C901 - a table
         match step:
             case MakeDirectory():
+                self._stop(run)
                 self.directories.add(_partial(run))
                 self.files[f"{_partial(run)}/{names.DOMAIN_FILE}"] = 4096
             case StartCopy(target):
                 self._start(run, target, Work("copy", "running"))
-                self.files[_image(run, target)] = 0
             case StartVerification(target):
                 self._start(run, target, Work("verify", "running"))
             case StopWorks():
-                for key in [key for key in self.works if key[0] == run.uid]:
-                    del self.works[key]
+                self._stop(run)
             case RemoveOverlay(target):
                 overlay = run.disk(target).overlay
                 if names.overlay_uid(overlay.rpartition("/")[2]) != run.uid:
@@ -124,16 +123,28 @@ class FakeStore:
                 self.files.pop(overlay, None)
             case Publish(point_in_time):
                 self._publish(run, point_in_time)
+                self._stop(run)
             case Discard():
+                self._stop(run)
                 self.directories.discard(_partial(run))
                 for path in [path for path in self.files if path.startswith(_partial(run) + "/")]:
                     del self.files[path]
 
     def _start(self, run: Run, target: str, work: Work) -> None:
-        if _partial(run) not in self.directories:
-            raise Failed(Reason.STORE_ERROR, f"{_partial(run)} is missing")
-        self.works[run.uid, target] = work
-        self.turns_left[run.uid, target] = self.turns_per_work
+        key = (run.uid, run.attempt, target)
+        old = self.works.get(key)
+        if old is not None and old.state == "running":
+            if old.kind != work.kind:
+                raise Failed(Reason.STORE_ERROR, f"VM {run.domain}, disk {target}: a {old.kind} runs already")
+            return
+        if work.kind == "copy" and _partial(run) in self.directories:
+            self.files[_image(run, target)] = 0
+        self.works[key] = work
+        self.turns_left[key] = self.turns_per_work
+
+    def _stop(self, run: Run) -> None:
+        for key in [key for key in self.works if key[0] == run.uid]:
+            del self.works[key]
 
     def _waits(self, run: Run, target: str, work: Work) -> bool:
         return work.kind == "verify" and _image(run, target) in self.open_paths
@@ -144,7 +155,7 @@ class FakeStore:
             return replace(work, state="failed", error=self.work_errors[step])
         image = _image(run, target)
         if image not in self.files:
-            return replace(work, state="failed", error=f"{image} is missing")
+            return replace(work, state="failed", error="No such file or directory")
         if work.kind == "copy":
             whole = run.disk(target).allocated_bytes
             self.files[image] = whole * (self.turns_per_work - turns_left) // self.turns_per_work

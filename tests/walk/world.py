@@ -82,7 +82,7 @@ class World:
         for count in range(TURNS_MAX):
             self.each_turn(self, count)
             try:
-                turn = tick(self.ports, turn.run, turn.last)
+                turn = tick(self.ports, turn)
             except Crash:
                 turn = Turn(self._restart())
             if turn.wait_seconds is None:

@@ -5,6 +5,7 @@ Nothing is begun without the API server; what is begun is brought home without i
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,15 +14,18 @@ from vmbackup.agent.tidings import EventfulLedger
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import VMBackup
+from vmbackup.cluster.errors import NotFound
 from vmbackup.core.facts import Wishes
 from vmbackup.core.plan import plan
 from vmbackup.core.ports import Ports
-from vmbackup.errors import NotYet, Refused
+from vmbackup.core.rescue import adopted, rescue
+from vmbackup.errors import NotYet, Refused, VMBackupError
 from vmbackup.store.journal import NodeJournal
-from vmbackup.tick import drive
+from vmbackup.tick import drive, on_overlay
 
 LOOK_AGAIN_SECONDS = 2.0
 FLUSH_SECONDS = 30.0
+STOP_LOOK_SECONDS = 0.1
 FAULT_REST_SECONDS = (1.0, 5.0, 30.0)
 
 log = logging.getLogger(__name__)
@@ -67,6 +71,38 @@ class Backups:
         elif gone:
             self._ledger.forget(backup.metadata.uid)
 
+    def rescue(self) -> None:
+        """Look at every VM of the node for traces of ours that the journal does not know, and bring such VMs home.
+
+        Raises: NotYet: the hypervisor is away.
+        """
+        for vm in self._claims.running_vms():
+            try:
+                domain = self._ports.hypervisor.find(vm)
+            except VMBackupError as error:
+                log.info("VM %s cannot be looked at now: %s", vm, error.message)
+                continue
+            with self._lock:
+                known = {*self._served, *(run.uid for run in self._journal.runs())}
+            run = rescue(domain, known, self._ports.clock.now())
+            if run is not None:
+                log.warning("VM %s: %s", vm, run.failure.message if run.failure else "")
+                self._serve(run.uid, self._going_on(run))
+
+    def stop(self, grace_seconds: float) -> list[Run]:
+        """Begin nothing more and take VMs off our overlays; return the runs that are left to the next agent.
+
+        A push job goes on in QEMU without us, so it is left to run; overlays would grow unwatched.
+        """
+        self._ledger.stop()
+        self.wake()
+        deadline = time.monotonic() + grace_seconds
+        while any(on_overlay(run) for run in self._journal.runs()):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(STOP_LOOK_SECONDS)
+        return list(self._journal.runs())
+
     def wake(self) -> None:
         """Look at everything now: libvirt or a copy has news."""
         with self._lock:
@@ -80,7 +116,7 @@ class Backups:
 
     def _serve(self, uid: str, work: Callable[[Served], None]) -> None:
         with self._lock:
-            if uid in self._served:
+            if uid in self._served or self._ledger.stopping:
                 return
             served = self._served[uid] = Served(uid)
         threading.Thread(target=self._guard, args=(served, work), name=f"backup-{uid[:8]}", daemon=True).start()
@@ -121,6 +157,8 @@ class Backups:
                     served.pause(LOOK_AGAIN_SECONDS)
                 else:
                     break
+        except NotFound as gone:
+            log.info("%s: not taken up: %s", backup.key, gone.message)
         except Refused as refusal:
             self._refuse(backup, refusal)
         else:
@@ -131,6 +169,11 @@ class Backups:
         domain = self._claims.domain(backup)
         with self._journal.lock(domain.uuid):
             request = self._claims.request(backup, domain.name, claim)
+            lost = rescue(domain, {run.uid for run in self._journal.runs()}, self._ports.clock.now())
+            if lost is not None and lost.uid == request.uid:
+                run = adopted(lost, request)
+                self._journal.record(run)
+                return self._drive(served, run)
             run = plan(request, domain, self._ports.hypervisor.host(), self._ports.clock.now())
             self._journal.record(run)
             return self._drive(served, run)

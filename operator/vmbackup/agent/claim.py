@@ -34,17 +34,20 @@ class Claim:
 class Claims:
     """Turns VMBackups that are bound to this node into requests."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - called once
         self,
         resources: Resources,
         hypervisor: Libvirtd,
         executor: Executor,
+        *,
         overlay_directory: Path,
         default_namespace: str,
+        stall_seconds: int,
         now: Callable[[], float],
     ) -> None:
         self._resources, self._hypervisor, self._executor = resources, hypervisor, executor
-        self._overlay_directory, self._default_namespace, self._now = overlay_directory, default_namespace, now
+        self._overlay_directory, self._default_namespace = overlay_directory, default_namespace
+        self._stall_seconds, self._now = stall_seconds, now
 
     def claim(self, backup: VMBackup) -> Claim:
         """Write into the status that this agent has begun, if the backup is still ours to begin.
@@ -68,6 +71,10 @@ class Claims:
         )
         # With an attempt in the status but none in the journal, the journal was lost: never use a name again.
         return Claim(started_at, status.attempt + 1)
+
+    def running_vms(self) -> list[str]:
+        """Return the domain names of all running VMs, claimed or not. Raises: NotYet: the hypervisor is away."""
+        return [vm.domain for vm in self._hypervisor.vms() if vm.running]
 
     def domain(self, backup: VMBackup) -> DomainFacts:
         """Return the VM that the backup names, if it is the backup's namespace's.
@@ -101,6 +108,7 @@ class Claims:
             started_at=claim.started_at,
             attempt=claim.attempt,
             min_free=location.spec.min_free,
+            stall_seconds=self._stall_seconds,
         )
 
     def _location(self, backup: VMBackup) -> VMBackupLocation:

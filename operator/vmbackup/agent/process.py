@@ -4,7 +4,6 @@ import logging
 import secrets
 import signal
 import threading
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,13 @@ from vmbackup.core.ports import Ports
 from vmbackup.door.health import Health, serve
 from vmbackup.door.logs import log_to_stderr
 from vmbackup.door.watches import Subscription, Watches
+from vmbackup.errors import VMBackupError
 from vmbackup.hypervisor.libvirtd import Libvirtd
+from vmbackup.store.clock import SteadyClock
 from vmbackup.store.directories import Directories
 from vmbackup.store.journal import NodeJournal
+
+TRACES_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +48,8 @@ class Settings:
     default_namespace: str = ""
     allow_monitor: bool = False
     probe_port: int = 8082
-
-
-class SystemClock:
-    def now(self) -> float:
-        return time.time()
+    stall_seconds: int = 300
+    grace_seconds: float = 20.0
 
 
 class Agent:
@@ -59,25 +59,27 @@ class Agent:
         self.health = Health()
         self._stopping = threading.Event()
         self._code = 0
+        self._grace_seconds = settings.grace_seconds
         session = secrets.token_hex(6)
         executor = Executor(node=settings.node, session=session)
         kubeconfig = find_kubeconfig(settings.kubeconfig)
         client = Client(kubeconfig, field_manager=names.FIELD_MANAGER_AGENT)
         resources = Resources(client)
-        clock = SystemClock()
         self._hypervisor = Libvirtd(settings.connect, may_use_monitor=settings.allow_monitor)
         self._recorder = Recorder(client, component=names.FIELD_MANAGER_AGENT, instance=settings.node)
         self._ledger = StatusLedger(resources, executor)
         journal = NodeJournal(settings.state)
+        clock = SteadyClock(settings.state, busy=bool(journal.runs()))
         store = Directories(domain_xml=self._hypervisor.domain_xml, wake=self._wake, node=settings.node)
         ledger = EventfulLedger(self._ledger, self._recorder)
         claims = Claims(
             resources,
             self._hypervisor,
             executor,
-            settings.state / "overlays",
-            settings.default_namespace,
-            clock.now,
+            overlay_directory=settings.state / "overlays",
+            default_namespace=settings.default_namespace,
+            stall_seconds=settings.stall_seconds,
+            now=clock.now,
         )
         self._backups = Backups(Ports(self._hypervisor, store, journal, ledger, clock), journal, ledger, claims)
         self._inventory = Inventory(resources, self._hypervisor, settings.node, session, settings.default_namespace)
@@ -108,10 +110,23 @@ class Agent:
             self._inventory.start()
             self._watches.start()
             self.health.ready = True
-            self._stopping.wait()
-            busy = self._backups.busy()
-            log.info("the agent ends with %d backup(s) under way; the next agent goes on with them", busy)
+            self._look_for_traces()
+            left = self._backups.stop(self._grace_seconds)
+            for run in left:
+                log.info("%s: left in phase %s to the next agent of this node", run.key, run.phase)
+        log.info("the agent ends; %d backup(s) are left to the next one", len(left))
         return self._code
+
+    def _look_for_traces(self) -> None:
+        """Look for traces that the journal does not know at the start and from time to time, until asked to end."""
+        while not self._stopping.is_set():
+            try:
+                self._backups.rescue()
+            except VMBackupError as error:
+                log.info("the VMs cannot be looked at now: %s", error.message)
+            except Exception:
+                log.exception("looking for traces: unforeseen fault")
+            self._stopping.wait(TRACES_SECONDS)
 
     def _wake(self) -> None:
         self._backups.wake()

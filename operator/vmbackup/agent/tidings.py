@@ -1,5 +1,6 @@
 """The agent's ledger with a voice: what changes for a backup also becomes an Event."""
 
+from dataclasses import replace
 from typing import Literal
 
 from vmbackup.api.journal import Run
@@ -19,6 +20,7 @@ class EventfulLedger:
     def __init__(self, ledger: StatusLedger, recorder: Recorder) -> None:
         self._ledger, self._recorder = ledger, recorder
         self._told: dict[str, tuple[object, ...]] = {}
+        self.stopping = False
 
     def report(self, run: Run, facts: Facts) -> None:
         self._ledger.report(run, facts)
@@ -29,7 +31,11 @@ class EventfulLedger:
             self._tell(run, first=before is None)
 
     def wishes(self, run: Run) -> Wishes:
-        return self._ledger.wishes(run)
+        return replace(self._ledger.wishes(run), stopping=self.stopping)
+
+    def stop(self) -> None:
+        """Let every run know that the agent is about to end."""
+        self.stopping = True
 
     def wished(self, uid: str) -> Wishes:
         return self._ledger.wished(uid)

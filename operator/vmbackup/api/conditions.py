@@ -67,6 +67,7 @@ class Reason(StrEnum):
     SOURCE_LOST = "SourceLost"
     OUTCOME_UNKNOWN = "OutcomeUnknown"
     INTERRUPTED = "Interrupted"
+    STALLED = "Stalled"
     HYPERVISOR_ERROR = "HypervisorError"
     STORE_ERROR = "StoreError"
     # a human must look

@@ -82,6 +82,7 @@ class Run(Document):
     spec: VMBackupSpec
     location_path: str
     min_free: str = Field(default="5%", description="Space that the location must keep free: bytes or percent.")
+    stall_seconds: int = Field(default=300, description="Time without any progress that counts as a fault.")
     overlay_directory: str = Field(description="Where overlays of block devices go.")
     set_path: str = Field(description="Path of the published set, relative to the location.")
     method: Method
@@ -120,7 +121,7 @@ class Run(Document):
     def partial_path(self) -> str:
         """Return the working directory of this attempt, relative to the location; published by one rename."""
         parent, _, name = self.set_path.rpartition("/")
-        return f"{parent}/.{name}.{self.attempt}.partial"
+        return f"{parent}/.{name}.{self.uid}.{self.attempt}.partial"
 
     @property
     def deadline_at(self) -> float:

@@ -11,7 +11,7 @@ from vmbackup.core.facts import Facts
 from vmbackup.core.progress import Pace, bytes_done
 
 Statement = Callable[[VMBackupStatus, int], VMBackupStatus]  # previous status, generation -> new status
-REST_SECONDS = 0.5
+REST_SECONDS = 0.1
 REST_SECONDS_MAX = 30.0
 
 

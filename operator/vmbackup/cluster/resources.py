@@ -31,10 +31,10 @@ class Kind:
 
     def collection(self, namespace: str = "") -> str:
         """Return the path of all objects, or of those of one namespace."""
-        return f"{self.base}/namespaces/{quote(namespace)}/{self.plural}" if namespace else f"{self.base}/{self.plural}"
+        return f"{self.base}/namespaces/{quote(namespace, safe='')}/{self.plural}" if namespace else f"{self.base}/{self.plural}"
 
     def path(self, name: str, namespace: str = "") -> str:
-        return f"{self.collection(namespace if self.namespaced else '')}/{quote(name)}"
+        return f"{self.collection(namespace if self.namespaced else '')}/{quote(name, safe='')}"
 
 
 VMBACKUP = Kind("VMBackup", "vmbackups", namespaced=True)

@@ -129,7 +129,8 @@ class Reconciler:
             self._wrote(LOCATION, self._resources.patch_status(LOCATION, body, status))
             self._space_written_at[name] = now
             new, old = find(status.conditions, ConditionType.READY), find(before.conditions, ConditionType.READY)
-            if new is not None and (old is None or old.status != new.status):
+            first_look = old is None and new is not None and new.status != "True"  # agents need a moment
+            if new is not None and not first_look and (old is None or old.status != new.status):
                 kind: Literal["Normal", "Warning"] = "Normal" if new.status == "True" else "Warning"
                 log.info("location %s: %s: %s", name, new.reason, new.message)
                 self._tell(LOCATION, location.metadata, kind, (new.reason, "Gather", new.message))

@@ -3,7 +3,7 @@
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import RunDisk
 from vmbackup.core.position import Position, positions
-from vmbackup.core.rules import Test, View, because, giving_up, works_running
+from vmbackup.core.rules import Test, View, because, giving_up, stalled, works_running
 from vmbackup.core.steps import StartCopy
 from vmbackup.units import GIB, human_bytes, human_seconds, parse_bytes
 
@@ -64,6 +64,15 @@ def limit_words(view: View) -> str:
     )
 
 
+def copy_stalled(view: View) -> bool:
+    return works_running(view) and stalled(view)
+
+
+def agent_stops(view: View) -> bool:
+    """Return whether the agent is about to end: nobody would watch the overlays grow."""
+    return view.facts.wishes.stopping
+
+
 def copy_to_stop(view: View) -> bool:
     return giving_up(view) and works_running(view)
 
@@ -88,6 +97,15 @@ def left_words(view: View) -> str:
     return f"VM {view.run.domain}: a disk left our overlay while its base was being copied; the copy is not trusted"
 
 
+def stalled_words(view: View) -> str:
+    still = human_seconds(view.facts.still_seconds)
+    return f"VM {view.run.domain}: the copy has not moved for {still} (is {view.run.location_path} still answering?)"
+
+
+def stopping_words(view: View) -> str:
+    return f"VM {view.run.domain}: the agent was asked to end, so the copy was given up and the VM taken home"
+
+
 def nearly_full_words(view: View) -> str:
     free = human_bytes(view.store.free_bytes)
     return f"VM {view.run.domain}: only {free} are left in {view.run.location_path}; the copy was stopped"
@@ -97,4 +115,6 @@ LEFT = because(Reason.SOURCE_LOST, left_words, heals=True)
 LIMIT = because(Reason.OVERLAY_LIMIT, limit_words)
 UNUSABLE = because(Reason.LOCATION_UNUSABLE, lambda view: view.store.problem, heals=True)
 NEARLY_FULL = because(Reason.NO_SPACE, nearly_full_words)
+STALLED = because(Reason.STALLED, stalled_words, heals=True)
+STOPPING = because(Reason.INTERRUPTED, stopping_words, heals=True)
 COPY_FAILED = because(Reason.COPY_FAILED, copy_error, heals=True)

@@ -16,6 +16,7 @@ from vmbackup.core.rules import (
     Write,
     always,
     because,
+    done,
     failed,
     giving_up,
     last_error,
@@ -126,7 +127,8 @@ def discard_refused(view: View) -> bool:
 
 
 def something_left(view: View) -> bool:
-    return view.store.partial and may_discard(view)
+    """Return whether a directory of ours is or may be there: one that is half made cannot be seen."""
+    return (view.store.partial or not (view.store.problem or done(Discard)(view))) and may_discard(view)
 
 
 def may_try_again(view: View) -> bool:

@@ -132,6 +132,7 @@ class Wishes:
 
     cancel: bool = False
     deleted: bool = False
+    stopping: bool = False  # the agent is about to end: no VM may be left on an overlay for it
 
 
 @dataclass(frozen=True)
@@ -150,3 +151,4 @@ class Facts:
     wishes: Wishes = Wishes()
     last: LastAct | None = None
     hypervisor_problem: str = ""
+    still_seconds: float = 0.0  # since anything was last seen to move

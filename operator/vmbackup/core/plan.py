@@ -27,6 +27,7 @@ class Request:
     started_at: float
     attempt: int = 1
     min_free: str = "5%"
+    stall_seconds: int = 300
 
 
 def plan(request: Request, domain: DomainFacts, host: HostFacts, now: float) -> Run:
@@ -53,6 +54,7 @@ def plan(request: Request, domain: DomainFacts, host: HostFacts, now: float) -> 
         location_path=request.location_path,
         overlay_directory=request.overlay_directory,
         min_free=request.min_free,
+        stall_seconds=request.stall_seconds,
         set_path=set_path(request, now),
         method=method,
         method_reason=reason,
@@ -78,6 +80,7 @@ def plan_again(run: Run, domain: DomainFacts, host: HostFacts, now: float) -> Ru
         started_at=run.started_at,
         attempt=run.attempt,
         min_free=run.min_free,
+        stall_seconds=run.stall_seconds,
     )
     return plan(request, domain, host, now)
 

@@ -11,6 +11,7 @@ from vmbackup.core.rules import (
     Act,
     Fail,
     Go,
+    Retry,
     Rule,
     Table,
     View,
@@ -22,11 +23,13 @@ from vmbackup.core.rules import (
     failed,
     giving_up,
     last_error,
+    resting,
+    stalled,
     tight,
     vm_gone,
 )
 from vmbackup.core.steps import AbortJob, BeginPush, LimitSpeed
-from vmbackup.units import human_bytes
+from vmbackup.units import human_bytes, human_seconds
 
 
 def targets(view: View) -> tuple[tuple[str, str], ...]:
@@ -61,12 +64,24 @@ def job_stopping(view: View) -> bool:
     return stop_job(view) and done(AbortJob)(view)
 
 
+def abort_refused(view: View) -> bool:
+    return stop_job(view) and failed(AbortJob)(view)
+
+
+def abort_rests(view: View) -> bool:
+    return stop_job(view) and resting(view)
+
+
 def stopped(view: View) -> bool:
     return giving_up(view) and not foreign_job(view)
 
 
 def nearly_full(view: View) -> bool:
     return job_runs(view) and tight(view)
+
+
+def job_stalled(view: View) -> bool:
+    return job_runs(view) and stalled(view)
 
 
 def limit_refused(view: View) -> bool:
@@ -125,6 +140,13 @@ def _nearly_full(view: View) -> str:
     )
 
 
+def _stalled(view: View) -> str:
+    return (
+        f"VM {view.run.domain}: the backup job has not moved for {human_seconds(view.facts.still_seconds)} (is "
+        f"{view.run.location_path} still answering?); it was stopped"
+    )
+
+
 def _job_error(view: View) -> str:
     error = view.domain.completed.error if view.domain.completed else ""
     return f"VM {view.run.domain}: libvirt's backup job failed: {error or 'no reason given, QEMU may have ended'}"
@@ -141,6 +163,7 @@ INTERRUPTED = because(Reason.INTERRUPTED, _not_started, heals=True)
 GONE_BEFORE = because(Reason.SOURCE_LOST, _gone_before, heals=True)
 GONE = because(Reason.SOURCE_LOST, _gone, heals=True)
 NEARLY_FULL = because(Reason.NO_SPACE, _nearly_full)
+STALLED = because(Reason.STALLED, _stalled, heals=True)
 JOB_FAILED = because(Reason.BACKUP_JOB_FAILED, _job_error, heals=True)
 UNKNOWN = because(Reason.OUTCOME_UNKNOWN, _unknown, heals=True)
 
@@ -160,9 +183,12 @@ PUSH: Table = {
     # QEMU copies. A crash of the agent or of libvirtd leaves the job running: it is adopted.
     Phase.COPYING: (
         Rule("the job is stopping", job_stopping, Wait(0.2)),
+        Rule("abort refused", abort_refused, Retry()),
+        Rule("resting", abort_rests, Wait(0.5)),
         Rule("giving up, the job runs", stop_job, Act(lambda _: AbortJob())),
         Rule("giving up", stopped, Go(Phase.DISCARDING)),
         Rule("location nearly full", nearly_full, Fail(NEARLY_FULL, Phase.COPYING)),
+        Rule("the job stands still", job_stalled, Fail(STALLED, Phase.COPYING)),
         Rule("limit refused", limit_refused, Fail(last_error(Reason.SPEED_LIMIT_UNSUPPORTED), Phase.COPYING)),
         Rule("limit in force", done(LimitSpeed), Write(_limited)),
         Rule("limit wanted", limit_wanted, Act(_limit)),

@@ -200,6 +200,10 @@ def vm_gone(view: View) -> bool:
     return not view.domain.alive or view.domain.instance != view.run.instance
 
 
+def stalled(view: View) -> bool:
+    return view.facts.still_seconds > view.run.stall_seconds
+
+
 def maybe_frozen(view: View) -> bool:
     return view.run.freeze in (Freeze.INTENDED, Freeze.FROZEN)
 

@@ -90,6 +90,8 @@ SNAPSHOT: Table = {
         Rule("overlay limit", copying.limit_reached, Fail(copying.LIMIT, Phase.COPYING)),
         Rule("location in trouble", location_in_trouble, Fail(copying.UNUSABLE, Phase.COPYING)),
         Rule("location nearly full", tight, Fail(copying.NEARLY_FULL, Phase.COPYING)),
+        Rule("the agent ends", copying.agent_stops, Fail(copying.STOPPING, Phase.COPYING)),
+        Rule("a copy stands still", copying.copy_stalled, Fail(copying.STALLED, Phase.COPYING)),
         Rule("a copy failed", copying.a_copy("failed"), Fail(copying.COPY_FAILED, Phase.COPYING)),
         Rule("copy refused", failed(StartCopy), Fail(last_error(Reason.COPY_FAILED), Phase.COPYING)),
         Rule("a copy is done", copying.a_copy("done"), Write(copying.copied)),

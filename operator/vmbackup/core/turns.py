@@ -115,7 +115,8 @@ class _Board:
         self._on_node[node] += 1
         self._at_location[backup.spec.location] += 1
         uuid = uuid or self._inventory.uuid(backup, node) or f"{backup.metadata.namespace}/{backup.spec.source.name}"
-        self._vms[node, uuid] = backup
+        # Whatever the node: a VM that was started elsewhere may still have our overlay from a node that died.
+        self._vms[backup.metadata.namespace, uuid] = backup
 
     def turn(self, backup: VMBackup, now: float) -> Turn:
         if backup.metadata.deletion_timestamp:
@@ -175,9 +176,9 @@ class _Board:
         """Return what the backup waits for in words, empty when it may start; counts it for the younger ones."""
         location = backup.spec.location
         most_there = self._scene.locations[location].spec.max_concurrent
-        other = self._vms.get((found.node, found.uuid))
+        other = self._vms.get((backup.metadata.namespace, found.uuid))
         if other is not None:
-            older = self._line_up("vm", found.node, found.uuid)
+            older = self._line_up("vm", backup.metadata.namespace, found.uuid)
             also = f" and {_older(older)}" if older else ""
             return f"VM {backup.spec.source.name} is being backed up by {other.metadata.name}; waiting for it{also}."
         if self._on_node[found.node] >= self._limits.per_node:

@@ -219,6 +219,6 @@ def _sizes(domain: libvirt.virDomain, alive: bool) -> Sizes:
     if alive and not sizes.complete:
         raise NotYet(
             Reason.FOREIGN_JOB,
-            f"VM {domain.name()} is held by another operation (`virsh domjobinfo`), so its jobs cannot be seen.",
+            f"VM {domain.name()} is being stopped, or held by another operation (`virsh domjobinfo`).",
         )
     return sizes

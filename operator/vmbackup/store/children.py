@@ -66,7 +66,7 @@ def run_child(
         started(process)
         _await(process, meanwhile)
         code = process.wait()
-        return Ended(code, os.pread(output, OUTPUT_BYTES_MAX, 0), _how(command[0], code), _last_line(words))
+        return Ended(code, os.pread(output, OUTPUT_BYTES_MAX, 0), _how(command[0], code), _last_lines(words))
     finally:
         os.close(output)
         os.close(words)
@@ -90,7 +90,8 @@ def _await(process: subprocess.Popen[bytes], meanwhile: Callable[[], None]) -> N
         os.close(handle)
 
 
-def _last_line(file: int) -> str:
+def _last_lines(file: int) -> str:
+    """Return the last two lines: QEMU puts its hint after the error."""
     start = max(0, os.fstat(file).st_size - WORDS_BYTES_MAX)
-    text = os.pread(file, WORDS_BYTES_MAX, start).decode(errors="replace").strip()
-    return text.splitlines()[-1].strip() if text else ""
+    text = os.pread(file, WORDS_BYTES_MAX, start).decode(errors="replace")
+    return "; ".join(line.strip() for line in text.strip().splitlines()[-2:])

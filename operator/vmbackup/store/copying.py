@@ -14,6 +14,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -38,16 +39,17 @@ def copy_disk(task: Task, run: Run, disk: RunDisk, layers: tuple[Layer, ...], im
     Raises: Failed: the base is or was written to, a child failed. OSError: no space, I/O error. Stopped.
     """
     top = layers[0]
-    before = _state(top)
+    before = [_state(layer) for layer in layers]
     plain_file = len(layers) == 1 and not top.is_block and disk.image_format == top.format
-    limit = run.spec.limit_bytes_per_second // len(run.disks)
+    limit = -(-run.spec.limit_bytes_per_second // len(run.disks))  # rounded up: 0 would be no limit
     if not (plain_file and _clone(top.file, image)):
         if plain_file:
             _copy_extents(task, top.file, image, limit)
         else:
             _convert(task, disk, layers, image, limit)
-    if _state(top) != before:
-        raise _failed(f"{top.path} was written to while it was copied, so the copy is of no single moment")
+    for layer, seen in zip(layers, before, strict=True):
+        if _state(layer) != seen:
+            raise _failed(f"{layer.path} was written to while it was copied, so the copy is of no single moment")
     os.fsync(image)
     task.bytes_done = allocated_bytes(image)
     return Result(task.bytes_done)
@@ -143,8 +145,14 @@ def _convert(task: Task, disk: RunDisk, layers: tuple[Layer, ...], image: int, l
     )
     task.check()
     if ended.error or ended.code != 0:
-        words = ended.error or f"qemu-img convert ended with code {ended.code}"
-        raise _failed(f"{layers[0].path}: {words}: {ended.last_words or 'it said nothing'}")
+        how = ended.error or f"qemu-img convert ended with code {ended.code}"
+        raise _failed(f"{layers[0].path}: {how}: {_with_paths(ended.last_words, layers) or 'it said nothing'}")
+
+
+def _with_paths(words: str, layers: tuple[Layer, ...]) -> str:
+    """Put paths in place of our descriptors, which tell people nothing."""
+    paths = {str(layer.file): layer.path for layer in layers}
+    return re.sub(r"/proc/self/fd/(\d+)", lambda match: paths.get(match[1], "the image"), words)
 
 
 def _note_progress(task: Task, image: int) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -53,26 +53,27 @@ class NodeJournal:
             ) from error
 
     def forget(self, run: Run) -> None:
-        with suppress(FileNotFoundError):
-            self._path(run).unlink()
-        _sync(self._runs)
+        """Remove the record. One that stays is seen again at the next start, finished: so it is only logged."""
+        try:
+            self._path(run).unlink(missing_ok=True)
+            _sync(self._runs)
+        except OSError as error:
+            _log.error("the record of the finished run %s cannot be removed: %s", run.uid, error)
 
     def runs(self) -> Sequence[Run]:
         """Return all records. One that cannot be read is moved aside as `.broken` and logged: it needs a human."""
-        found: list[Run] = []
+        found, unreadable = _read(self._runs)
         self.broken = sorted(self._runs.glob("*.broken"))
-        for path in sorted(self._runs.glob("*.json")):
-            try:
-                found.append(Run.model_validate_json(path.read_bytes()))
-            except ValidationError as error:
-                aside = path.with_suffix(".broken")
-                path.rename(aside)
-                self.broken.append(aside)
-                _log.error("%s is no record of a run, it was moved aside to %s: %s", path, aside.name, error)
-            except OSError as error:
+        for path, error in unreadable.items():
+            if isinstance(error, OSError):
                 self.broken.append(path)
                 _log.error("%s cannot be read: %s", path, error)
-        return tuple(found)
+                continue
+            aside = path.with_suffix(".broken")
+            path.rename(aside)
+            self.broken.append(aside)
+            _log.error("%s is no record of a run, it was moved aside to %s: %s", path, aside.name, error)
+        return found
 
     @contextmanager
     def lock(self, domain_uuid: str) -> Iterator[None]:
@@ -100,6 +101,26 @@ class NodeJournal:
 
     def _path(self, run: Run) -> Path:
         return self._runs / f"{_plain(run.uid)}.json"
+
+
+def read_runs(state: Path) -> tuple[tuple[Run, ...], tuple[Path, ...]]:
+    """Return all records and the files that are none, for those who only look. Changes nothing."""
+    runs = state / "runs"
+    found, unreadable = _read(runs)
+    return found, (*unreadable, *sorted(runs.glob("*.broken")))
+
+
+def _read(directory: Path) -> tuple[tuple[Run, ...], dict[Path, Exception]]:
+    found: list[Run] = []
+    unreadable: dict[Path, Exception] = {}
+    for path in sorted(directory.glob("*.json")):
+        try:
+            found.append(Run.model_validate_json(path.read_bytes()))
+        except FileNotFoundError:
+            continue  # its run has just ended
+        except (ValidationError, OSError) as error:
+            unreadable[path] = error
+    return tuple(found), unreadable
 
 
 def _plain(name: str) -> str:

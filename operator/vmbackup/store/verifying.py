@@ -18,6 +18,7 @@ from vmbackup.units import GIB, MIB, human_bytes
 
 UNLOCK_SECONDS = 60.0
 CHECK_CPU_SECONDS = 3600
+SECTOR_BYTES = 512
 _CORRUPT, _LEAKS = 2, 3  # exit codes of qemu-img check, see its manual page
 _log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def _await_unlocked(task: Task, disk: RunDisk, image: int) -> None:
 def _compare(disk: RunDisk, image: int) -> None:
     """Compare what the image says of itself with the disk, without opening anything that it names."""
     if disk.image_format != "qcow2":
-        virtual_bytes = os.fstat(image).st_size
+        virtual_bytes = -(-os.fstat(image).st_size // SECTOR_BYTES) * SECTOR_BYTES  # QEMU shows whole sectors
     else:
         try:
             header = read_header(image)

@@ -40,7 +40,8 @@ def test_run_survives_the_disk() -> None:
 
 
 def test_partial_directory_is_beside_the_set_and_hidden_and_of_one_attempt() -> None:
-    assert RUN.partial_path == "demo/web/.20260101T000000Z-web-push-0b5e1c5e.2.partial"
+    uid = "0b5e1c5e-0000-4000-8000-000000000001"
+    assert RUN.partial_path == f"demo/web/.20260101T000000Z-web-push-0b5e1c5e.{uid}.2.partial"
 
 
 def test_changing_one_disk_leaves_the_others() -> None:

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,5 +33,5 @@ def run(location: Path, source: Path) -> Run:
 
 
 @pytest.fixture
-def store() -> Iterator[Directories]:
-    yield Directories(domain_xml=lambda _run: DOMAIN_XML, wake=lambda: None, node="node-1")
+def store() -> Directories:
+    return Directories(domain_xml=lambda _run: DOMAIN_XML, wake=lambda: None, node="node-1")

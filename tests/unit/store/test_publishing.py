@@ -8,6 +8,7 @@ import pytest
 from fakes.sample import OTHER_UID, ended, final_of, partial_of
 from vmbackup.api.journal import Quiesced, Run, SkippedDisk
 from vmbackup.api.manifest import Manifest
+from vmbackup.api.vmbackup import Verify
 from vmbackup.core.steps import Discard, MakeDirectory, Publish, StartCopy, StartVerification
 from vmbackup.errors import Failed
 from vmbackup.store.directories import Directories
@@ -15,9 +16,9 @@ from vmbackup.store.directories import Directories
 POINT_IN_TIME = 1_700_000_001.5
 
 
-def prepared(store: Directories, run: Run, **spec: str) -> Run:
+def prepared(store: Directories, run: Run, verify: Verify = Verify.CHECK) -> Run:
     """Copy and verify, and record what came of it as the spine does."""
-    run = run.model_copy(update={"spec": run.spec.model_copy(update=spec)})
+    run = run.model_copy(update={"spec": run.spec.model_copy(update={"verify": verify})})
     store.perform(run, MakeDirectory())
     store.perform(run, StartCopy("vda"))
     assert ended(store, run).state == "done"
@@ -58,11 +59,10 @@ def test_published_set_holds_nothing_else(store: Directories, run: Run) -> None:
 
 
 def test_checksums_cover_every_file(store: Directories, run: Run) -> None:
-    run = prepared(store, run, verify="Checksum")
+    run = prepared(store, run, verify=Verify.CHECKSUM)
     store.perform(run, Publish(POINT_IN_TIME))
     lines = (final_of(run) / "SHA256SUMS").read_text().splitlines()
-    sums = dict(reversed(line.split("  ")) for line in lines)
-    assert sums == {
+    assert {name: digest for digest, name in (line.split("  ") for line in lines)} == {
         name: hashlib.sha256((final_of(run) / name).read_bytes()).hexdigest()
         for name in ("vda.img", "domain.xml", "manifest.json")
     }
@@ -114,9 +114,10 @@ def test_crash_between_rename_and_sync_is_published_again(
         if new == final_of(run).name:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr("os.rename", die_after)
-        store.perform(run, Publish(POINT_IN_TIME))
+        with pytest.raises(KeyboardInterrupt):
+            store.perform(run, Publish(POINT_IN_TIME))
     before = (final_of(run) / "manifest.json").read_bytes()
     store.perform(run, Publish(POINT_IN_TIME))
     assert store.observe(run).published
@@ -128,16 +129,17 @@ def test_crash_before_the_rename_is_published_again(
 ) -> None:
     run = prepared(store, run)
 
-    def die(_old: str, new: str, **_where: int) -> None:
-        raise KeyboardInterrupt(new)
-
-    def die_at_the_end(old: str, new: str, **where: int) -> None:
-        (die if new == final_of(run).name else rename)(old, new, **where)
-
     rename = os.rename
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("os.rename", die_at_the_end)
-        store.perform(run, Publish(POINT_IN_TIME))
+
+    def die_before(old: str, new: str, **where: int) -> None:
+        if new == final_of(run).name:
+            raise KeyboardInterrupt
+        rename(old, new, **where)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.rename", die_before)
+        with pytest.raises(KeyboardInterrupt):
+            store.perform(run, Publish(POINT_IN_TIME))
     assert store.observe(run).partial  # the manifest says whose it is, now that the owner file is gone
     store.perform(run, Publish(POINT_IN_TIME))
     assert store.observe(run).published
@@ -148,12 +150,13 @@ def test_unpublished_set_with_manifest_can_be_discarded(
 ) -> None:
     run = prepared(store, run)
 
-    def refuse(_old: str, new: str, **where: int) -> None:
+    rename = os.rename
+
+    def refuse(old: str, new: str, **where: int) -> None:
         if new == final_of(run).name:
             raise OSError(5, "Input/output error")
-        rename(_old, new, **where)
+        rename(old, new, **where)
 
-    rename = os.rename
     with monkeypatch.context() as patched:
         patched.setattr("os.rename", refuse)
         with pytest.raises(Failed, match="Input/output error"):

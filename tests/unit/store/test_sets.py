@@ -27,7 +27,8 @@ def test_crash_while_making_is_made_again(store: Directories, run: Run) -> None:
 
 
 def test_directory_of_another_backup_is_left_alone(store: Directories, run: Run) -> None:
-    store.perform(run.model_copy(update={"uid": OTHER_UID}), MakeDirectory())
+    store.perform(run, MakeDirectory())
+    (partial_of(run) / ".owner").write_text(OTHER_UID)
     with pytest.raises(Failed, match="does not belong to this backup"):
         store.perform(run, MakeDirectory())
     with pytest.raises(Failed, match="does not belong to this backup"):
@@ -85,7 +86,7 @@ def test_discard_interrupted_by_an_error_is_still_ours_to_finish(
 
     with monkeypatch.context() as patched:
         patched.setattr("vmbackup.store.sets.os.unlink", refuse)
-        with pytest.raises(Failed, match="Discard in .* failed: Input/output error"):
+        with pytest.raises(Failed, match=r"Discard in .* failed: Input/output error"):
             store.perform(run, Discard())
     assert store.observe(run).partial
     store.perform(run, Discard())

@@ -1,0 +1,144 @@
+"""What to do about traces of ours on a VM of which the journal knows nothing: bring the VM home.
+
+A journal can be lost with a node's disk. Our overlays and push targets carry the UID in their names, so what belongs
+to us is found without it; what is not certain to be ours is left alone.
+"""
+
+import posixpath
+import re
+from collections.abc import Collection
+
+from vmbackup.api import names
+from vmbackup.api.conditions import Reason
+from vmbackup.api.journal import Failure, Freeze, Run, RunDisk
+from vmbackup.api.vmbackup import Method, Outcome, Phase, Source, VMBackupSpec
+from vmbackup.core.facts import DiskFacts, DomainFacts
+from vmbackup.core.plan import Request
+
+LOST = "lost-and-found"  # stands for a name that nobody knows any more
+_TARGET = re.compile(
+    r"(?P<location>/.+)/(?P<set>[^/]+/[^/]+)/\.(?P<name>[^/]+)\.(?P<uid>[0-9a-f-]{36})\.(?P<attempt>\d+)\.partial/[^/]+"
+)
+
+
+def rescue(domain: DomainFacts, known: Collection[str], now: float) -> Run | None:
+    """Return a run that takes the VM home, None when nothing on it is ours or the journal knows of it.
+
+    known: UIDs of the runs in the journal. A VM that is off is left as it is: it boots on our overlay, then comes home.
+    """
+    if not domain.alive:
+        return None
+    return _from_overlays(domain, known, now) or _from_push(domain, known, now)
+
+
+def adopted(lost: Run, request: Request) -> Run:
+    """Return the run of a lost journal as the run of the request that it belongs to: it goes home, then tries again."""
+    assert lost.failure is not None, "rescue() says why"
+    return lost.model_copy(
+        update={
+            "namespace": request.namespace,
+            "name": request.name,
+            "vm": request.spec.source.name,
+            "spec": request.spec,
+            "location_path": lost.location_path or request.location_path,
+            "overlay_directory": request.overlay_directory,
+            "min_free": request.min_free,
+            "stall_seconds": request.stall_seconds,
+            "started_at": request.started_at,
+            "failure": lost.failure.model_copy(update={"heals": True}),
+        }
+    )
+
+
+def _from_overlays(domain: DomainFacts, known: Collection[str], now: float) -> Run | None:
+    ours = [(disk, found) for disk in domain.disks if (found := _overlay(disk)) and found[0] not in known]
+    if not ours:
+        return None
+    uid, attempt = ours[0][1]
+    disks = tuple(_disk(disk) for disk, found in ours if found == (uid, attempt) and disk.backing)
+    if not disks:
+        return None
+    return _run(domain, uid, attempt, now).model_copy(
+        update={
+            "method": Method.SNAPSHOT,
+            "phase": Phase.COMMITTING,
+            "disks": disks,
+            "overlay_at": now,
+            "location_path": "",
+        }
+    )
+
+
+def _from_push(domain: DomainFacts, known: Collection[str], now: float) -> Run | None:
+    targets = domain.job.targets if domain.job else {}
+    found = {_TARGET.fullmatch(path) for path in targets.values()}
+    match = next(iter(found)) if found else None
+    if match is None or len({each and each.group("uid") for each in found}) != 1 or match["uid"] in known:
+        return None
+    return _run(domain, match["uid"], int(match["attempt"]), now).model_copy(
+        update={
+            "method": Method.PUSH,
+            "phase": Phase.COPYING,
+            "location_path": match["location"],
+            "set_path": f"{match['set']}/{match['name']}",
+            "disks": tuple(
+                RunDisk(
+                    target=target,
+                    source="",
+                    source_kind="file",
+                    source_format="",
+                    virtual_bytes=0,
+                    image=posixpath.basename(path),
+                    image_format="qcow2",
+                )
+                for target, path in targets.items()
+            ),
+        }
+    )
+
+
+def _overlay(disk: DiskFacts) -> tuple[str, int] | None:
+    name = posixpath.basename(disk.source)
+    uid = names.overlay_uid(name)
+    return (uid, int(name.split(".")[3])) if uid else None
+
+
+def _disk(disk: DiskFacts) -> RunDisk:
+    base = disk.backing[0]
+    return RunDisk(
+        target=disk.target,
+        source=base.path,
+        source_kind="block" if base.kind == "block" else "file",
+        source_format=base.format,
+        virtual_bytes=disk.virtual_bytes,
+        image="",
+        image_format="",
+        overlay=disk.source,
+    )
+
+
+def _run(domain: DomainFacts, uid: str, attempt: int, now: float) -> Run:
+    message = f"VM {domain.name}: found with traces of backup {uid} that the journal of this node has lost"
+    return Run(
+        uid=uid,
+        namespace=LOST,
+        name=LOST,
+        attempt=attempt,
+        domain=domain.name,
+        domain_uuid=domain.uuid,
+        vm=domain.name,
+        instance=domain.instance,
+        spec=VMBackupSpec(source=Source.model_construct(name=domain.name), location=LOST),
+        location_path="",
+        overlay_directory="",
+        set_path=f"{LOST}/{LOST}/{LOST}",
+        method=Method.SNAPSHOT,
+        method_reason="found on the VM",
+        disks=(),
+        outcome=Outcome.FAILED,
+        failure=Failure(reason=Reason.INTERRUPTED, message=message),
+        freeze=Freeze.INTENDED,
+        began=True,
+        started_at=now,
+        attempt_started_at=now,
+    )

@@ -1,0 +1,102 @@
+"""`vmbackup-operator inspect`: what is under way on this node, in plain words. Changes nothing.
+
+Exit codes: 0 nothing needs a human, 1 something does, 2 the daemon could not be asked.
+"""
+
+import json
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from rich.console import Console
+
+from vmbackup.api import names
+from vmbackup.api.journal import Freeze, Run
+from vmbackup.api.vmbackup import Outcome
+from vmbackup.core.facts import DomainFacts
+from vmbackup.errors import VMBackupError
+from vmbackup.hypervisor.libvirtd import Libvirtd
+from vmbackup.store.journal import read_runs
+from vmbackup.tick import on_overlay
+
+Kind = Literal["run", "debt", "frozen", "stranger", "orphan", "broken record"]
+NEEDS_A_HUMAN = frozenset({"orphan", "broken record"})
+
+
+class Finding(NamedTuple):
+    kind: Kind
+    vm: str
+    what: str
+    advice: str
+
+
+def inspect(connect: str, state: Path) -> list[Finding]:
+    """Return what there is to know. Raises: NotYet: the daemon is away."""
+    runs, broken = read_runs(state)
+    findings = [_run(run) for run in runs]
+    look = "Keep the file; look whether a VM is on an overlay (virsh domblklist)."
+    findings += [Finding("broken record", "", f"{path} cannot be read", look) for path in broken]
+    findings += [finding for run in runs for finding in _debts(run)]
+    hypervisor = Libvirtd(connect)
+    for vm in hypervisor.vms():
+        try:
+            findings += _traces(hypervisor.find(vm.domain), runs)
+        except VMBackupError as error:
+            findings.append(Finding("stranger", vm.domain, f"cannot be looked at: {error.message}", "Try again."))
+    return findings
+
+
+def _run(run: Run) -> Finding:
+    where = f"backup {run.key} ({run.method}), attempt {run.attempt}, phase {run.phase}"
+    fate = f", will end as {run.outcome}: {run.failure.message if run.failure else ''}" if run.outcome else ""
+    advice = "The agent works on it; it goes on after a restart." if run.outcome is not Outcome.STRANDED else ""
+    return Finding("run", run.domain, f"{where}{fate}{f'; {run.trouble}' if run.trouble else ''}", advice)
+
+
+def _debts(run: Run) -> Iterator[Finding]:
+    if on_overlay(run):
+        overlays = ", ".join(disk.overlay for disk in run.disks)
+        yield Finding(
+            "debt", run.domain, f"is on overlays of ours: {overlays}", "The agent merges them; keep the files."
+        )
+    if run.freeze in (Freeze.INTENDED, Freeze.FROZEN):
+        advice = f"The agent thaws it; by hand: virsh domfsthaw {run.domain}"
+        yield Finding("frozen", run.domain, "its file systems may be frozen", advice)
+
+
+def _traces(domain: DomainFacts, runs: tuple[Run, ...]) -> Iterator[Finding]:
+    known = {run.uid for run in runs}
+    for disk in domain.disks:
+        uid = names.overlay_uid(posixpath.basename(disk.source))
+        if uid and uid not in known:
+            yield Finding(
+                "orphan",
+                domain.name,
+                f"disk {disk.target} is on {disk.source}, the overlay of a backup that the journal does not know",
+                "The agent merges it while the VM runs: start the VM, and the agent.",
+            )
+        if disk.job is not None and disk.job.kind != "backup" and not uid:
+            yield Finding("stranger", domain.name, f"a {disk.job.kind} block job on disk {disk.target}", "Not ours.")
+    paths = list(domain.job.targets.values()) if domain.job else []
+    ours = any(f".{uid}." in path for uid in known for path in paths)
+    if domain.job is not None and not ours:
+        yield Finding("stranger", domain.name, f"a {domain.job.operation} job runs", "Not ours: backups wait for it.")
+
+
+def main(console: Console, *, connect: str, state: Path, as_json: bool) -> int:
+    try:
+        findings = inspect(connect, state)
+    except VMBackupError as error:
+        console.print(error.message, markup=False)
+        return 2
+    if as_json:
+        console.print_json(json.dumps([finding._asdict() for finding in findings]))
+    elif not findings:
+        console.print("Nothing is under way on this node, and nothing of ours is on a VM.")
+    else:
+        for finding in findings:
+            console.print(f"{finding.kind:13} {finding.vm or '-'}: {finding.what}", markup=False, soft_wrap=True)
+            if finding.advice:
+                console.print(f"{'':13} → {finding.advice}", markup=False, soft_wrap=True)
+    return 1 if any(finding.kind in NEEDS_A_HUMAN for finding in findings) else 0

@@ -1,0 +1,216 @@
+"""One test's place on a daemon: its VMs, its location, its journal, and engines that may be killed."""
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from integration.libvirt.engine import Engine, Hook, no_hook
+from integration.libvirt.machines import VM, wait_until
+from testbed.guests import Disk, Options, domain_xml, start_guest
+from testbed.hypervisor import Libvirtd as Daemon
+from testbed.images import disk_image
+from vmbackup.api.journal import Run
+from vmbackup.api.vmbackup import Phase, VMBackupSpec
+from vmbackup.core.facts import Wishes
+from vmbackup.core.plan import Request
+from vmbackup.store.journal import NodeJournal
+from vmbackup.units import MIB
+
+NAMESPACE = "team-a"
+RUN_SECONDS = 120.0
+TESTS = Path(__file__).resolve().parents[2]
+_numbers = itertools.count(1)
+
+
+class Rig:
+    """Everything of one test lies below `place`: disks in `disks`, sets in `location`, the journal in `state`."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.number = next(_numbers)
+        self.place = daemon.images / f"t{self.number}"
+        self.disks, self.location, self.state = (self.place / name for name in ("disks", "location", "state"))
+        for directory in (self.place, self.disks, self.location, self.state):
+            directory.mkdir(mode=0o755)
+        self.vms: list[VM] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._backups: list[Backup] = []
+
+    # -- making -------------------------------------------------------------------------------------------------
+
+    def image(self, name: str, image_format: str = "qcow2", *, mib: int = 64, data_mib: int = 8) -> Path:
+        return disk_image(self.disks / f"{name}.{image_format}", image_format, mib * MIB, data_mib * MIB)
+
+    def vm(self, *disks: Disk, options: Options | None = None, persistent: bool = True, edit: "Edit" = str) -> VM:
+        """Start a VM; without disks it gets one qcow2. `edit` changes its XML before."""
+        name = f"{NAMESPACE}_vm{self.number}-{len(self.vms)}"
+        disks = disks or (Disk(self.image(f"vda{len(self.vms)}")),)
+        xml = edit(domain_xml(name, disks, options or Options(memory_mib=32)))
+        paths = {disk.target: disk.source for disk in disks if disk.source}
+        vm = VM(self.daemon, name, start_guest(self.daemon.uri, xml, define=persistent), self.disks, paths)
+        self.vms.append(vm)
+        return vm
+
+    def request(self, vm: VM, **spec: Any) -> Request:
+        """Return a request for a backup of the VM; keywords are fields of the spec."""
+        body = {"source": {"name": vm.short_name}, "location": "local", **spec}
+        return Request(
+            uid=str(uuid.uuid4()),
+            namespace=NAMESPACE,
+            name="backup",
+            spec=VMBackupSpec.model_validate(body),
+            domain=vm.name,
+            location_path=str(self.location),
+            overlay_directory=str(self.state / "overlays"),
+            started_at=time.time(),
+            min_free="1Mi",
+        )
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def engine(self, *, may_use_monitor: bool = False, hook: Hook = no_hook) -> Engine:
+        return Engine(self.daemon.uri, self.state, may_use_monitor=may_use_monitor, hook=hook)
+
+    def backup(self, vm: VM, *, request: Request | None = None, hook: Hook = no_hook, **spec: Any) -> "Backup":
+        """Begin a backup in a thread. Raises: Refused, NotYet: nothing was touched."""
+        backup = Backup(self.engine(hook=hook), request or self.request(vm, **spec))
+        self._backups.append(backup)
+        return backup
+
+    def run(self, vm: VM, *, request: Request | None = None, **spec: Any) -> Run:
+        """Back up the VM and return the run at its end."""
+        return self.backup(vm, request=request, **spec).end()
+
+    def held_push(self, vm: VM, **spec: Any) -> "Backup":
+        """Begin a push that is held by QEMU in mid copy; `vm.slow_down(0)` lets it go."""
+
+        def hold(moment: str, _run: Run) -> None:
+            if moment == "after BeginPush":
+                vm.slow_down()
+
+        backup = self.backup(vm, hook=hold, **{"method": "Push", **spec})
+        backup.wait_for(Phase.COPYING)
+        assert vm.portrait().jobs, "the job ended before it could be held: make the disk larger"
+        return backup
+
+    def held_copy(self, vm: VM, **spec: Any) -> "Backup":
+        """Begin a snapshot backup whose copy takes minutes."""
+        backup = self.backup(vm, **{"method": "Snapshot", "max_bytes_per_second": "128Ki", **spec})
+        wait_until(lambda: backup.phase is Phase.COPYING and backup.copying(), "the copy runs")
+        assert vm.on_overlay()
+        return backup
+
+    def process(self, death: str = "") -> subprocess.Popen[bytes]:
+        """Start an engine process that finishes what is in the journal; it dies at the moment `death`."""
+        command = [sys.executable, "-P", str(TESTS / "integration/libvirt/engine.py"), self.daemon.uri, str(self.state)]
+        environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+        log = (self.place / "engine.log").open("ab")
+        process = subprocess.Popen([*command, death], env=environment, stdout=log, stderr=log)
+        log.close()
+        self._processes.append(process)
+        return process
+
+    def finish(self) -> Run:
+        """Let a new engine process finish what is in the journal, and return the run at its end."""
+        code = self.process().wait(RUN_SECONDS)
+        assert code == 0, (self.place / "engine.log").read_text()
+        return self.record()
+
+    def record(self) -> Run:
+        """Return the one run of the journal."""
+        (run,) = NodeJournal(self.state).runs()
+        return run
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def sets(self) -> list[Path]:
+        return sorted(path for path in self.location.glob("*/*/*") if not path.name.startswith("."))
+
+    def debris(self) -> list[str]:
+        """Return what is unfinished in the location, and overlays anywhere."""
+        unfinished = [path for path in self.location.rglob(".*") if path.name != ".lost+found"]
+        return sorted(str(path) for path in [*unfinished, *self.place.rglob(".vmbackup.*")])
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        for backup in self._backups:
+            backup.cancel()
+            backup.thread.join(RUN_SECONDS)
+        for vm in self.vms:
+            vm.remove()
+        shutil.rmtree(self.place)
+
+
+Edit = Callable[[str], str]
+
+
+class Backup:
+    """One backup in a thread."""
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self.engine = engine
+        self.first = engine.begin(request)
+        self._run: Run | None = None
+        self._error: BaseException | None = None
+        self.thread = threading.Thread(target=self._work, name=f"backup {request.uid}", daemon=True)
+        self.thread.start()
+
+    @property
+    def phase(self) -> Phase:
+        return self.seen.phase
+
+    @property
+    def seen(self) -> Run:
+        """Return the run as it was last reported."""
+        reports = self.engine.ledger.reports
+        return reports[-1][0] if reports else self.first
+
+    def phases(self) -> list[Phase]:
+        """Return the phases in the order in which they were entered."""
+        seen = [run.phase for run, _ in self.engine.ledger.reports]
+        return [phase for at, phase in enumerate(seen) if at == 0 or phase is not seen[at - 1]]
+
+    def copying(self) -> bool:
+        _, facts = self.engine.ledger.reports[-1]
+        return any(work.bytes_done for work in facts.store.works.values())
+
+    def wait_for(self, phase: Phase) -> None:
+        wait_until(lambda: self.phase is phase or not self.thread.is_alive(), f"phase {phase}")
+        assert self.phase is phase, f"in {self.phase}: {self.seen.failure}"
+
+    def cancel(self) -> None:
+        self.engine.ledger.wish = replace(self.engine.ledger.wish, cancel=True)
+        self.engine.woken.set()
+
+    def end(self, seconds: float = RUN_SECONDS) -> Run:
+        """Wait for the end and return the run."""
+        self.thread.join(seconds)
+        assert not self.thread.is_alive(), f"not over after {seconds:.0f} s: {self.seen}"
+        if self._error is not None:
+            raise self._error
+        assert self._run is not None
+        return self._run
+
+    def _work(self) -> None:
+        try:
+            self._run = self.engine.finish(self.first)
+        except BaseException as error:
+            self._error = error
+
+
+def targets(disks: Sequence[Any]) -> list[str]:
+    return [disk.target for disk in disks]
+
+
+__all__ = ["NAMESPACE", "Backup", "Rig", "Wishes", "targets"]

@@ -1,0 +1,274 @@
+"""What a user has: a namespace, VMs, a location, kubectl; and eyes for what becomes of a backup."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import libvirt
+from kubernetes import client
+
+from integration.system.programs import Node, Stage
+from testbed.guests import Disk, Options, domain_xml, start_guest
+from testbed.images import disk_image
+from vmbackup.api import names
+
+PATIENCE_SECONDS = 90.0
+LOOK_SECONDS = 0.1
+MIB = 1 << 20
+Body = dict[str, Any]
+
+
+class Backup:
+    """A VMBackup as the API server shows it at one moment."""
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+        self.metadata: Body = body["metadata"]
+        self.spec: Body = body["spec"]
+        self.status: Body = body.get("status", {})
+
+    @property
+    def phase(self) -> str:
+        return str(self.status.get("phase"))
+
+    @property
+    def outcome(self) -> str | None:
+        return self.status.get("outcome")
+
+    @property
+    def over(self) -> bool:
+        return self.phase == "Done"
+
+    @property
+    def percent(self) -> int:
+        return int(self.status.get("progress", {}).get("percent", 0))
+
+    @property
+    def session(self) -> str | None:
+        return self.status.get("executor", {}).get("session")
+
+    @property
+    def conditions(self) -> dict[str, Body]:
+        return {condition["type"]: condition for condition in self.status.get("conditions", ())}
+
+    @property
+    def reason(self) -> str:
+        return str(self.conditions.get("Succeeded", {}).get("reason"))
+
+    @property
+    def message(self) -> str:
+        return str(self.conditions.get("Succeeded", {}).get("message"))
+
+
+class Tenant:
+    """One namespace with a location of its own. What it makes on the nodes is removed by `leave`."""
+
+    def __init__(self, stage: Stage, api: client.ApiClient, namespace: str) -> None:
+        self.stage, self.namespace = stage, namespace
+        self.custom = client.CustomObjectsApi(api)
+        self.api = api
+        self.location = namespace
+        self.directory = stage.directory / "locations" / namespace
+        self._domains: list[tuple[Node, str]] = []
+        self._images: list[Path] = []
+        self._locations: list[str] = []
+
+    # -- making -----------------------------------------------------------------------------------------------
+
+    def vm(self, name: str = "web", node: Node | None = None, *, data_bytes: int = MIB, **more: Any) -> str:
+        """Start a VM of this namespace and return its domain's name.
+
+        more: `disks` (targets, default vda), `domain` (default `<namespace>_<name>`), `metadata` (one XML element),
+        `running`.
+        """
+        node = node or self.stage.nodes["node-1"]
+        domain = more.get("domain", f"{self.namespace}_{name}")
+        disks = []
+        for target in more.get("disks", ("vda",)):
+            image = node.host.images / f"{domain}.{target}.qcow2"
+            disks.append(Disk(disk_image(image, "qcow2", max(64 * MIB, 2 * data_bytes), data_bytes), target))
+            self._images.append(image)
+        xml = domain_xml(domain, disks, Options(metadata=more.get("metadata")))
+        self._domains.append((node, domain))
+        if more.get("running", True):
+            start_guest(node.host.uri, xml)
+        else:
+            connection = libvirt.open(node.host.uri)
+            connection.defineXML(xml)
+            connection.close()
+        return domain
+
+    def make_location(self, name: str = "", path: Path | None = None, **spec: Any) -> str:
+        """Make a location that admits this namespace, by default on a fresh directory, and return its name."""
+        path = path or self.directory
+        name = name or self.location
+        if path == self.directory:
+            path.mkdir(parents=True)
+        full = {"directory": {"path": str(path)}, "allowedNamespaces": {"names": [self.namespace]}} | spec
+        body = {"apiVersion": names.API_VERSION, "kind": "VMBackupLocation", "metadata": {"name": name}, "spec": full}
+        self._locations.append(name)
+        self.custom.create_cluster_custom_object(names.GROUP, names.VERSION, "vmbackuplocations", body)
+        return name
+
+    def back_up(self, name: str = "backup", vm: str = "web", **spec: Any) -> Backup:
+        """Apply a VMBackup with kubectl; keywords are fields of its spec."""
+        full = {"source": {"name": vm}, "location": self.location} | spec
+        metadata = {"name": name, "namespace": self.namespace}
+        body = {"apiVersion": names.API_VERSION, "kind": "VMBackup", "metadata": metadata, "spec": full}
+        return Backup(json.loads(self.kubectl("apply", "-f", "-", "-o", "json", input=json.dumps(body))))
+
+    # -- acting -----------------------------------------------------------------------------------------------
+
+    def kubectl(self, *arguments: str, input: str | None = None) -> str:  # noqa: A002 - subprocess calls it so
+        return self.stage.cluster.kubectl("--namespace", self.namespace, *arguments, input=input)
+
+    def cancel(self, name: str = "backup") -> None:
+        self.kubectl("patch", "vmb", name, "--type=merge", "-p", '{"spec":{"cancel":true}}')
+
+    def delete(self, name: str = "backup") -> None:
+        """Delete a VMBackup without waiting for its end."""
+        self.kubectl("delete", "vmb", name, "--wait=false")
+
+    def forge(self, name: str = "backup", **status: Any) -> None:
+        """Write into the status, as somebody who has rights that no user should have."""
+        self.custom.patch_namespaced_custom_object_status(*self.backups, name, {"status": status})
+
+    # -- looking ----------------------------------------------------------------------------------------------
+
+    def get(self, name: str = "backup") -> Backup:
+        return Backup(dict(self.custom.get_namespaced_custom_object(*self.backups, name)))
+
+    def exists(self, name: str = "backup") -> bool:
+        return bool(self.kubectl("get", "vmb", name, "--ignore-not-found", "-o", "name"))
+
+    def until(
+        self, test: Callable[[Backup], object], name: str = "backup", seconds: float = PATIENCE_SECONDS
+    ) -> Backup:
+        """Return the backup as soon as the test holds; fail with all that is known when it never does."""
+        deadline = time.monotonic() + seconds
+        while True:
+            backup = self.get(name)
+            if test(backup):
+                return backup
+            if time.monotonic() > deadline:
+                raise AssertionError(f"never came; the backup stands at:\n{self._all_that_is_known(backup)}")
+            time.sleep(LOOK_SECONDS)
+
+    def until_over(self, name: str = "backup", seconds: float = PATIENCE_SECONDS) -> Backup:
+        return self.until(lambda backup: backup.over, name, seconds)
+
+    def until_succeeded(self, name: str = "backup", seconds: float = PATIENCE_SECONDS) -> Backup:
+        backup = self.until_over(name, seconds)
+        assert backup.outcome == "Succeeded", self._all_that_is_known(backup)
+        return backup
+
+    def until_gone(self, name: str = "backup", seconds: float = PATIENCE_SECONDS) -> None:
+        eventually(lambda: not self.exists(name), f"VMBackup {name} is gone", seconds)
+
+    def sets(self) -> list[Path]:
+        """Return every published set of this namespace."""
+        return sorted(path.parent for path in self.directory.glob("*/*/*/manifest.json") if "/." not in str(path))
+
+    def leftovers(self) -> list[Path]:
+        """Return everything unfinished below the location, and every overlay beside the disks."""
+        overlays = [path for image in self._images for path in image.parent.glob(".vmbackup.*")]
+        return [*self.directory.glob("**/.*.partial"), *overlays]
+
+    def sources(self, domain: str, node: Node | None = None) -> list[str]:
+        """Return the files that the VM's disks are on."""
+        text = self.virsh("domblklist", domain, node=node)
+        return [line.split()[1] for line in text.splitlines()[2:] if line.strip()]
+
+    def is_home(self, domain: str, node: Node | None = None) -> bool:
+        """Return whether the VM runs on its own images and no job works on it."""
+        on_images = set(self.sources(domain, node)) <= {str(image) for image in self._images}
+        job = self.virsh("domjobinfo", domain, node=node)
+        return on_images and "None" in job and self.virsh("domstate", domain, node=node).strip() == "running"
+
+    def virsh(self, *arguments: str, node: Node | None = None) -> str:
+        host = (node or self.stage.nodes["node-1"]).host
+        return host.run("virsh", *arguments)
+
+    def events(self, name: str = "backup") -> list[Body]:
+        """Return the Events (events.k8s.io) about a backup."""
+        listed = json.loads(self.kubectl("get", "events.events.k8s.io", "-o", "json"))["items"]
+        return [event for event in listed if event.get("regarding", {}).get("name") == name]
+
+    def until_hosted(self, vm: str, node: Node | None = None) -> None:
+        """Return when a node's VMHost shows a VM of this namespace."""
+        name = (node or self.stage.nodes["node-1"]).name
+
+        def listed() -> bool:
+            status = json.loads(self.kubectl("get", "vmhost", name, "-o", "json")).get("status", {})
+            return (self.namespace, vm) in {(each["namespace"], each["name"]) for each in status.get("vms", ())}
+
+        eventually(listed, f"VMHost {name} lists {vm}")
+
+    def until_location(self, name: str, ready: str) -> Body:
+        """Return a location's Ready condition as soon as it has this status."""
+        found: list[Body] = []
+
+        def told() -> bool:
+            status = json.loads(self.kubectl("get", "vmbl", name, "-o", "json")).get("status", {})
+            found[:] = [each for each in status.get("conditions", ()) if each["status"] == ready]
+            return bool(found)
+
+        eventually(told, f"location {name} is Ready={ready}")
+        return found[0]
+
+    def until_events(self, reason: str, name: str = "backup") -> list[Body]:
+        """Return all Events about a backup as soon as one has this reason."""
+        eventually(lambda: reason in {event["reason"] for event in self.events(name)}, f"an Event {reason}")
+        return self.events(name)
+
+    # -- leaving ----------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Take everything away, so that the next test finds free nodes."""
+        self.kubectl("delete", "vmb", "--all", "--wait=false")
+        try:
+            eventually(lambda: not self.kubectl("get", "vmb", "-o", "name"), "all backups are gone")
+        finally:
+            for name in self._locations:
+                self.kubectl("delete", "vmbl", name, "--ignore-not-found", "--wait=false")
+            for node, domain in self._domains:
+                remove_domain(node, domain)
+            for image in self._images:
+                image.unlink(missing_ok=True)
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def backups(self) -> tuple[str, str, str, str]:
+        return names.GROUP, names.VERSION, self.namespace, "vmbackups"
+
+    def _all_that_is_known(self, backup: Backup) -> str:
+        logs = [self.stage.controller, *(node.agent for node in self.stage.nodes.values())]
+        words = [f"== {program.log}\n{program.last_words()}" for program in logs]
+        return "\n".join([json.dumps(backup.body, indent=1), *words])
+
+
+def eventually(test: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+    """Poll until `test` returns something true."""
+    deadline = time.monotonic() + seconds
+    while not test():
+        assert time.monotonic() < deadline, f"never came: {what}"
+        time.sleep(LOOK_SECONDS)
+
+
+def remove_domain(node: Node, name: str) -> None:
+    connection = libvirt.open(node.host.uri)
+    try:
+        domain = connection.lookupByName(name)
+        if domain.isActive():
+            domain.destroy()
+        if domain.isPersistent():
+            domain.undefine()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+            raise
+    finally:
+        connection.close()
+

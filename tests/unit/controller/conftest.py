@@ -1,0 +1,73 @@
+"""The controller's parts on an API server in memory."""
+
+from typing import Any, cast
+
+import pytest
+
+from fakes.apiserver import FakeApiServer
+from fakes.objects import backup_body, host, location
+from vmbackup.api.host import HostedVM, LocationSpace
+from vmbackup.cluster.client import Client
+from vmbackup.cluster.events import Happening, Recorder
+from vmbackup.cluster.resources import LOCATION, VMBACKUP, VMHOST, Kind, Resources
+from vmbackup.controller.cache import WATCHED, Cache
+from vmbackup.controller.reconcile import Reconciler
+from vmbackup.core.turns import Limits
+
+
+class Happenings:
+    def __init__(self) -> None:
+        self.seen: list[Happening] = []
+
+    def record(self, happening: Happening) -> None:
+        self.seen.append(happening)
+
+
+class Stage:
+    """A cluster with a controller's parts. `hear` is what a watch does."""
+
+    def __init__(self) -> None:
+        self.server = FakeApiServer()
+        self.resources = Resources(cast(Client, self.server))
+        self.wakes = 0
+        self.cache = Cache(self._wake)
+        self.happenings = Happenings()
+        self.live = {"n1", "n2"}
+        self.limits = Limits(per_node=2, grace_seconds=60)
+        self.reconciler = Reconciler(
+            self.cache, self.resources, cast(Recorder, self.happenings), lambda: frozenset(self.live), self.limits
+        )
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    def backup(self, name: str, namespace: str = "team-a", **parts: Any) -> None:
+        self._put(VMBACKUP, name, namespace, backup_body(name, namespace, **parts))
+
+    def location(self, name: str = "nightly", **spec: Any) -> None:
+        self._put(LOCATION, name, "", location(name, **spec).model_dump(mode="json", by_alias=True))
+
+    def host(self, node: str, *vms: HostedVM, locations: tuple[LocationSpace, ...] = ()) -> None:
+        self._put(VMHOST, node, "", host(node, *vms, locations=locations).model_dump(mode="json", by_alias=True))
+
+    def _put(self, kind: Kind, name: str, namespace: str, body: dict[str, Any]) -> None:
+        self.cache.put(kind, self.server.put(kind.path(name, namespace), body))
+
+    def hear(self) -> None:
+        for kind in WATCHED:
+            self.cache.replace(kind, self.resources.list(kind))
+
+    def read(self, name: str, namespace: str = "team-a") -> dict[str, Any]:
+        return self.server.objects[VMBACKUP.path(name, namespace)]
+
+    def path(self, name: str) -> str:
+        return VMBACKUP.path(name, "team-a")
+
+    def reason(self, name: str) -> str:
+        conditions = self.read(name)["status"]["conditions"]
+        return str(next(one["reason"] for one in conditions if one["type"] == "Ready"))
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
