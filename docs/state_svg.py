@@ -64,7 +64,7 @@ class _Picture:
     def __init__(self, table: Table, doing: Mapping[Phase, str]) -> None:
         self._ways = list(ways(table))
         self._doing = doing
-        self._column = [phase for phase in table if phase not in (*SIDE, Phase.DONE)]
+        self._column: list[Phase] = [phase for phase in table if phase not in (*SIDE, Phase.DONE)]
         self._marks: list[str] = []
         detours = [way for way in self._ways if self._is_detour(way)]
         back = [way for way in detours if self._row(way.to) < self._row(way.phase)]

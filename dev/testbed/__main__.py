@@ -1,4 +1,4 @@
-"""`python -m testbed up|down|env|status`: the development cluster by hand."""
+"""`python -m testbed up|down|demo|env|status`: the development cluster by hand."""
 
 import argparse
 import sys
@@ -14,6 +14,7 @@ def main() -> int:
     start = commands.add_parser("up", help="start it and return when all is Ready")
     start.add_argument("--without-operator", action="store_true", help="leave controller and agent to you")
     commands.add_parser("down", help="end it and remove its files")
+    commands.add_parser("demo", help="start it, back up both VMs and prove the sets")
     commands.add_parser("env", help="print shell lines for eval")
     commands.add_parser("status", help="say whether it is up")
     arguments = parser.parse_args()
@@ -23,6 +24,8 @@ def main() -> int:
                 cluster.up(with_operator=not arguments.without_operator)
             case "down":
                 cluster.down()
+            case "demo":
+                return _demo()
             case "env":
                 print(cluster.exports())
             case _:
@@ -31,6 +34,12 @@ def main() -> int:
         print(f"testbed: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _demo() -> int:
+    from testbed.demo import run_demo  # noqa: PLC0415 - late: `up` and `env` need no Kubernetes client
+
+    return run_demo()
 
 
 def _status() -> int:

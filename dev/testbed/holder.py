@@ -102,7 +102,7 @@ def hold(state: Path, *, with_operator: bool) -> None:
     with contextlib.ExitStack() as stack:
         host = stack.enter_context(Libvirtd("9.0", directory=state / "virt"))
         print("libvirt runs", flush=True)
-        serial_log = _start_guests(state, host)
+        serial_log = start_guests(state, host.images, host.uri)
         cluster = stack.enter_context(ControlPlane(state / "k8s"))
         print(f"Kubernetes runs at {cluster.url}", flush=True)
         _fill(cluster, state)
@@ -130,7 +130,7 @@ def hold(state: Path, *, with_operator: bool) -> None:
                 operator.ended(pid)
 
 
-def _start_guests(state: Path, host: Libvirtd) -> Path:
+def start_guests(state: Path, images: Path, uri: str) -> Path:
     """Start demo_web, which boots and writes to two disks, and demo_db, an idle one with 1 GiB of data.
 
     Return the path of demo_web's console log.
@@ -139,15 +139,15 @@ def _start_guests(state: Path, host: Libvirtd) -> Path:
     arguments = f"testbed.ext4=vda testbed.sequence=vda,vdb,{SEQUENCE_REST_MICROSECONDS}"
     boot = Boot(state / "guest/vmlinuz", state / "guest/initramfs", serial_log, arguments)
     web = [
-        Disk(disk_image(host.images / "web-system.qcow2", "qcow2", 2 * GIB), "vda"),
-        Disk(disk_image(host.images / "web-data.raw", "raw", GIB // 4), "vdb", "raw"),
+        Disk(disk_image(images / "web-system.qcow2", "qcow2", 2 * GIB), "vda"),
+        Disk(disk_image(images / "web-data.raw", "raw", GIB // 4), "vdb", "raw"),
     ]
-    start_guest(host.uri, domain_xml("demo_web", web, Options(memory_mib=160, agent=True, boot=boot)))
+    start_guest(uri, domain_xml("demo_web", web, Options(memory_mib=160, agent=True, boot=boot)))
     database = [
-        Disk(disk_image(host.images / "db.qcow2", "qcow2", 4 * GIB, GIB), "vda"),
+        Disk(disk_image(images / "db.qcow2", "qcow2", 4 * GIB, GIB), "vda"),
         Disk(None, "sda", "raw", "cdrom"),
     ]
-    start_guest(host.uri, domain_xml("demo_db", database))
+    start_guest(uri, domain_xml("demo_db", database))
     return serial_log
 
 

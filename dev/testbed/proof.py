@@ -1,6 +1,7 @@
 """Proofs that a published set is what it claims to be, made with the tools of others."""
 
 import json
+import re
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ET
@@ -41,7 +42,8 @@ class Set:
             raise TestbedError(f"{directory} is no published set: {error}") from error
 
     def image(self, target: str) -> Path:
-        return next(self.directory / disk["file"] for disk in self.manifest["disks"] if disk["target"] == target)
+        files = {disk["target"]: disk["file"] for disk in self.manifest["disks"]}
+        return self.directory / str(files[target])
 
 
 def sources(uri: str, domain: str) -> dict[str, str]:
@@ -53,12 +55,12 @@ def identical(backup: Set, disks: dict[str, str]) -> Iterator[Finding]:
     """Compare every image with the disk it is a copy of; only for a VM that writes nothing, which may run."""
     for disk in backup.manifest["disks"]:
         image, source = backup.directory / disk["file"], disks[disk["target"]]
-        try:
-            said = qemu_img("compare", "-U", str(image), source).strip()
-        except TestbedError as error:
-            yield Finding(False, f"{disk['target']}: {error}")
-        else:
-            yield Finding("identical" in said, f"{disk['target']}: {said} (qemu-img compare with the disk of the VM)")
+        compared = _run("qemu-img", "compare", "-U", str(image), source)
+        said = (compared.stdout + compared.stderr).strip()
+        yield Finding(
+            compared.returncode == 0,
+            f"{disk['target']}: {said} The VM is idle: its disk is still as it was then. (qemu-img compare)",
+        )
 
 
 def one_point_in_time(backup: Set, before: int, after: int) -> Finding:
@@ -67,12 +69,12 @@ def one_point_in_time(backup: Set, before: int, after: int) -> Finding:
     before, after: the number on A when the backup was asked for, and when it was over.
     """
     a, b = sequence_numbers(backup.image("vda"), backup.image("vdb"))
-    words = f"the guest had written number {a:,} to vda and {b:,} to vdb: "
+    words = f"the guest's rising number is {a:,} on vda and {b:,} on vdb: "
     if not b <= a <= b + 1:
         return Finding(False, words + "the images are of two different moments")
     if not before <= a <= after:
         return Finding(False, f"{words}not between {before:,} and {after:,}, which it wrote meanwhile")
-    return Finding(True, f"{words}one moment, between {before:,} when asked for and {after:,} now")
+    return Finding(True, f"{words}one moment; it was {before:,} when asked for and is {after:,} now")
 
 
 def clean_file_system(backup: Set, target: str) -> Finding:
@@ -83,9 +85,11 @@ def clean_file_system(backup: Set, target: str) -> Finding:
         at = f"{raw}?offset={PARTITION_BYTES}"
         _run("e2fsck", "-y", "-E", "journal_only", at)
         checked = _run("e2fsck", "-f", "-n", at)
-    last = (checked.stdout.strip().splitlines() or checked.stderr.strip().splitlines() or ["nothing said"])[-1]
-    summary = last.partition(": ")[2] or last
-    return Finding(checked.returncode == 0, f"{target}: file system {_sound(checked)} ({summary}; e2fsck -f)")
+    said = (checked.stdout.strip() or checked.stderr.strip() or "nothing said").splitlines()[-1].partition("?")[0]
+    counts = re.search(r"(\d+/\d+ files).*?(\d+/\d+ blocks)", checked.stdout)
+    if checked.returncode or not counts:
+        return Finding(False, f"{target}: e2fsck ended with {checked.returncode}: {said}")
+    return Finding(True, f"{target}: its file system is whole: {counts[1]}, {counts[2]} (e2fsck -f)")
 
 
 def checksums(backup: Set) -> Finding:
@@ -124,12 +128,8 @@ def _sources(uri: str, domain: str, flags: int) -> dict[str, str]:
     for disk in description.iterfind("devices/disk"):
         source, target = disk.find("source"), disk.find("target")
         if source is not None and target is not None:
-            found[target.get("dev", "")] = source.get("file") or source.get("dev", "")
+            found[str(target.get("dev"))] = str(source.get("file") or source.get("dev"))
     return found
-
-
-def _sound(checked: "subprocess.CompletedProcess[str]") -> str:
-    return "clean" if checked.returncode == 0 else f"damaged (e2fsck ended with {checked.returncode})"
 
 
 def _run(*command: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":

@@ -172,12 +172,24 @@ class Qmp:
             self.ask("block-job-set-speed", device=job["device"], speed=bytes_per_second)
         return len(jobs)
 
-    def slow_first_job(self) -> None:
-        """Slow jobs down as soon as there are any. Raises AssertionError after a minute."""
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not self.limit_jobs(SLOW_BYTES_PER_SECOND):
-            assert time.monotonic() < deadline, "no job began"
-            time.sleep(0.001)
+    @contextlib.contextmanager
+    def slowing(self) -> Iterator[None]:
+        """Slow down every job that begins meanwhile, from its first moment on."""
+        begun = threading.Event()
+
+        def slow() -> None:
+            while not begun.is_set():
+                self.limit_jobs(SLOW_BYTES_PER_SECOND)
+                time.sleep(0.001)
+
+        thread = threading.Thread(target=slow)
+        thread.start()
+        try:
+            yield
+        finally:
+            begun.set()
+            thread.join()
+            self.limit_jobs(SLOW_BYTES_PER_SECOND)
 
     def __enter__(self) -> "Qmp":
         return self
@@ -187,7 +199,7 @@ class Qmp:
         self._socket.close()
 
 
-def _with_monitor(xml: str, path: Path) -> str:
+def with_monitor(xml: str, path: Path) -> str:
     """Add a second monitor to a domain."""
     name = "http://libvirt.org/schemas/domain/qemu/1.0"
     root = ElementTree.fromstring(xml)  # noqa: S314 - our own XML
@@ -302,7 +314,7 @@ class RealSite:
         name = f"team-a_vm-{number}"
         paths = {wish.target: self._image(wish, number) for wish in wishes if not wish.empty_cdrom}
         disks = [self._disk(wish, paths.get(wish.target)) for wish in wishes]
-        xml = _with_monitor(domain_xml(name, disks, Options(memory_mib=32, agent=True)), self._monitor(name))
+        xml = with_monitor(domain_xml(name, disks, Options(memory_mib=32, agent=True)), self._monitor(name))
         uuid = start_guest(self.daemon.uri, xml, define=persistent)
         self._uuids.append(uuid)
         self._xml[uuid] = xml
@@ -329,11 +341,8 @@ class RealSite:
         return Disk(path, wish.target, wish.format, shareable=wish.shareable)
 
     def begin_held(self, run: Run) -> None:
-        with Qmp(self._monitor(run.domain)) as qemu:
-            slow = threading.Thread(target=qemu.slow_first_job)
-            slow.start()
+        with Qmp(self._monitor(run.domain)) as qemu, qemu.slowing():
             self.hypervisor.perform(run, BeginPush(targets_of(run)))
-            slow.join()
         job = self.hypervisor.observe(run).job
         assert job is not None
         assert job.bytes_done < job.bytes_total, "the job ended before it was slowed"
@@ -390,11 +399,8 @@ class RealSite:
         xml = (
             f"<domainbackup><disks><disk name='vda' type='file'><target file='{target}'/></disk></disks></domainbackup>"
         )
-        with Qmp(self._monitor(run.domain)) as qemu, self.domain(run) as domain:
-            slow = threading.Thread(target=qemu.slow_first_job)
-            slow.start()
+        with Qmp(self._monitor(run.domain)) as qemu, self.domain(run) as domain, qemu.slowing():
             domain.backupBegin(xml, None, 0)
-            slow.join()
 
     def begin_foreign_copy(self, run: Run, target: str) -> None:
         copy = self.daemon.images / f"copy-{run.name}.qcow2"

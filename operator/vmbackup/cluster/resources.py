@@ -31,7 +31,8 @@ class Kind:
 
     def collection(self, namespace: str = "") -> str:
         """Return the path of all objects, or of those of one namespace."""
-        return f"{self.base}/namespaces/{quote(namespace, safe='')}/{self.plural}" if namespace else f"{self.base}/{self.plural}"
+        within = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+        return f"{self.base}{within}/{self.plural}"
 
     def path(self, name: str, namespace: str = "") -> str:
         return f"{self.collection(namespace if self.namespaced else '')}/{quote(name, safe='')}"

@@ -1,5 +1,5 @@
 """The controller: decides where and when VMBackups run, and keeps the books of queue, finalizers and locations."""
 
-from vmbackup.controller.door import main
+from vmbackup.controller.process import main
 
 __all__ = ["main"]

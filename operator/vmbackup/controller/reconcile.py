@@ -24,7 +24,7 @@ from vmbackup.core.turn_report import status_of_turn
 from vmbackup.core.turns import MISSING, Bind, Limits, Lost, Refuse, Scene, Turn, Wait, plan_turns
 
 SPACE_SECONDS = 30.0  # figures of free space alone are written at most so often
-DENIED_SECONDS = 30.0  # rest after the API server forbade a write
+DENIED_SECONDS = 5.0  # rest after a write was forbidden; a restarted API server forbids all for a moment
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from vmbackup.cluster.errors import NotFound
 from vmbackup.cluster.heartbeat import NodeWatch
 from vmbackup.cluster.resources import LEASE, Kind, Resources
 from vmbackup.controller.cache import WATCHED, Cache
-from vmbackup.controller.health import Health
+from vmbackup.door.health import Health
 from vmbackup.errors import VMBackupError
 
 LEASES_SECONDS = 5.0

@@ -1,5 +1,6 @@
 """One daemon per release for the whole session, one rig per test."""
 
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,6 +12,11 @@ from integration.libvirt.engine import REST_SECONDS
 from integration.libvirt.rig import Rig
 from testbed.hypervisor import Libvirtd as Daemon
 from vmbackup.core import ending
+from vmbackup.units import MIB
+
+# File systems in every daemon's `images`, mounted before it starts: QEMU sees no mount that comes later.
+SMALL_MIB = 160
+REFLINK_MIB = 512  # mkfs.xfs makes nothing below 300 MiB
 
 
 @pytest.fixture(scope="session")
@@ -18,15 +24,28 @@ def daemons() -> Iterator[Callable[[str], Daemon]]:
     """Start the daemon of a release at its first use."""
     running: dict[str, Daemon] = {}
     # QEMU of the machine's own packages runs as another user, who may not enter pytest's directories.
-    with tempfile.TemporaryDirectory(prefix="vmb-", dir="/var/tmp") as name, ExitStack() as open_:
+    with tempfile.TemporaryDirectory(prefix="vmb-", dir="/var/tmp") as name, ExitStack() as ends:
         Path(name).chmod(0o711)
 
         def daemon(release: str) -> Daemon:
             if release not in running:
-                running[release] = open_.enter_context(Daemon(release, directory=Path(name) / release))
+                directory = Path(name) / release
+                _mount_new(ends, directory / "images/small", SMALL_MIB, "mkfs.ext4", "-q", "-m", "0")
+                _mount_new(ends, directory / "images/reflink", REFLINK_MIB, "mkfs.xfs", "-q", "-m", "reflink=1")
+                running[release] = ends.enter_context(Daemon(release, directory=directory))
             return running[release]
 
         yield daemon
+
+
+def _mount_new(ends: ExitStack, at: Path, size_mib: int, *make: str) -> None:
+    at.mkdir(parents=True)
+    image = at.with_suffix(".filesystem")
+    with image.open("wb") as file:
+        file.truncate(size_mib * MIB)
+    subprocess.run([*make, str(image)], check=True, capture_output=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(at)], check=True)
+    ends.callback(subprocess.run, ["umount", str(at)], check=True)
 
 
 @pytest.fixture(autouse=True)

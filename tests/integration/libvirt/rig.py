@@ -17,7 +17,7 @@ from integration.libvirt.engine import Engine, Hook, no_hook
 from integration.libvirt.machines import VM, wait_until
 from testbed.guests import Disk, Options, domain_xml, start_guest
 from testbed.hypervisor import Libvirtd as Daemon
-from testbed.images import disk_image
+from testbed.images import disk_image, overlay_image
 from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import Phase, VMBackupSpec
 from vmbackup.core.facts import Wishes
@@ -27,6 +27,7 @@ from vmbackup.units import MIB
 
 NAMESPACE = "team-a"
 RUN_SECONDS = 120.0
+HELD_MIB = 1024
 TESTS = Path(__file__).resolve().parents[2]
 _numbers = itertools.count(1)
 
@@ -49,6 +50,13 @@ class Rig:
 
     def image(self, name: str, image_format: str = "qcow2", *, mib: int = 64, data_mib: int = 8) -> Path:
         return disk_image(self.disks / f"{name}.{image_format}", image_format, mib * MIB, data_mib * MIB)
+
+    def large_image(self, name: str = "large") -> Path:
+        """Make an image with more data than QEMU copies before it can be held; most of it is shared by all tests."""
+        golden = self.daemon.images / "large.qcow2"
+        if not golden.exists():
+            disk_image(golden, "qcow2", HELD_MIB * MIB, HELD_MIB * MIB)
+        return overlay_image(self.disks / f"{name}.qcow2", golden)
 
     def vm(self, *disks: Disk, options: Options | None = None, persistent: bool = True, edit: "Edit" = str) -> VM:
         """Start a VM; without disks it gets one qcow2. `edit` changes its XML before."""
@@ -187,6 +195,8 @@ class Backup:
 
     def wait_for(self, phase: Phase) -> None:
         wait_until(lambda: self.phase is phase or not self.thread.is_alive(), f"phase {phase}")
+        if self._error is not None:
+            raise self._error
         assert self.phase is phase, f"in {self.phase}: {self.seen.failure}"
 
     def cancel(self) -> None:

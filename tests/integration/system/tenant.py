@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ class Backup:
     @property
     def percent(self) -> int:
         return int(self.status.get("progress", {}).get("percent", 0))
+
+    @property
+    def bytes_done(self) -> int:
+        return int(self.status.get("progress", {}).get("bytesDone", 0))
 
     @property
     def session(self) -> str | None:
@@ -101,6 +106,18 @@ class Tenant:
             connection.close()
         return domain
 
+    def begin_slow(self, method: str, seconds: int = 60, **more: Any) -> str:
+        """Make VM web, begin a backup that stays in the middle of its copy, and return the domain's name.
+
+        A push job is nearly stopped (QEMU copies much before the limit bites, so the disk is large) until `release`;
+        a copy of a snapshot takes so many seconds. more: fields of the spec.
+        """
+        push = method == "Push"
+        domain = self.vm(data_bytes=512 * MIB if push else seconds * MIB)
+        self.back_up(method=method, maxBytesPerSecond="64Ki" if push else "1Mi", **more)
+        self.hold(domain=domain)
+        return domain
+
     def make_location(self, name: str = "", path: Path | None = None, **spec: Any) -> str:
         """Make a location that admits this namespace, by default on a fresh directory, and return its name."""
         path = path or self.directory
@@ -124,6 +141,26 @@ class Tenant:
 
     def kubectl(self, *arguments: str, input: str | None = None) -> str:  # noqa: A002 - subprocess calls it so
         return self.stage.cluster.kubectl("--namespace", self.namespace, *arguments, input=input)
+
+    def hold(self, name: str = "backup", domain: str = "") -> Backup:
+        """Return a backup in the middle of its copy. A push job stays there until `release`; see `begin_slow`."""
+        backup = self.until(lambda backup: backup.phase == "Copying" and backup.bytes_done > 0, name)
+        if backup.spec["method"] == "Push":
+            eventually(lambda: self._bandwidth(domain or f"{self.namespace}_web"), "the speed limit is in force")
+        return backup
+
+    def release(self, domain: str = "") -> None:
+        """Let a held push job run at full speed."""
+        connection = libvirt.open(self.stage.nodes["node-1"].host.uri)
+        connection.lookupByName(domain or f"{self.namespace}_web").blockJobSetSpeed("vda", 0)
+        connection.close()
+
+    def _bandwidth(self, domain: str) -> int:
+        connection = libvirt.open(self.stage.nodes["node-1"].host.uri)
+        try:
+            return int(connection.lookupByName(domain).blockJobInfo("vda").get("bandwidth", 0))
+        finally:
+            connection.close()
 
     def cancel(self, name: str = "backup") -> None:
         self.kubectl("patch", "vmb", name, "--type=merge", "-p", '{"spec":{"cancel":true}}')
@@ -159,6 +196,11 @@ class Tenant:
 
     def until_over(self, name: str = "backup", seconds: float = PATIENCE_SECONDS) -> Backup:
         return self.until(lambda backup: backup.over, name, seconds)
+
+    def until_older_than(self, seconds: float, name: str = "backup") -> None:
+        """Return when so much time has passed since the start that the status tells."""
+        started = datetime.fromisoformat(self.get(name).status["startTime"]).timestamp()
+        eventually(lambda: time.time() > started + seconds, f"{seconds} s have passed")
 
     def until_succeeded(self, name: str = "backup", seconds: float = PATIENCE_SECONDS) -> Backup:
         backup = self.until_over(name, seconds)

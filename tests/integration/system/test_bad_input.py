@@ -62,9 +62,9 @@ def test_location_path_that_cannot_be_used(tenant: Tenant, trouble: str) -> None
     backup = tenant.until_over()
     assert_refused_on_the_node(tenant, domain)
     assert backup.reason == "LocationUnusable"
-    assert str(path) in backup.message
-    location = tenant.until_location(name, "False")
-    assert str(path) in location["message"]
+    named = path.parent if trouble == "a link on the way" else path
+    assert str(named) in backup.message
+    assert str(named) in tenant.until_location(name, "False")["message"]
     assert not any((tenant.directory / "elsewhere").iterdir())
 
 
@@ -96,7 +96,7 @@ def assert_refused_on_the_node(tenant: Tenant, domain: str) -> None:
 @pytest.mark.parametrize("method", ["Push", "Snapshot"])
 def test_too_little_space_is_refused_before_anything_is_touched(tenant: Tenant, method: str) -> None:
     domain = tenant.vm()
-    name = tenant.make_location(f"{tenant.location}-full", tenant.directory / "full", minFree="900T")
+    name = tenant.make_location(f"{tenant.location}-full", tenant.directory / "full", minFree="900Ti")
     (tenant.directory / "full").mkdir()
     tenant.back_up(location=name, method=method)
     backup = tenant.until_over()

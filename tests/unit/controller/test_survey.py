@@ -11,8 +11,8 @@ import pytest
 from fakes.apiserver import failing
 from vmbackup.cluster.errors import NotFound
 from vmbackup.controller import survey as module
-from vmbackup.controller.health import Health, serve
 from vmbackup.controller.survey import Survey
+from vmbackup.door.health import Health, serve
 
 
 @pytest.fixture

@@ -7,20 +7,22 @@ import signal
 import socket
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from vmbackup.api import names
-from vmbackup.cluster.client import Client, find_kubeconfig
+from vmbackup.cluster.client import Body, Client, find_kubeconfig
 from vmbackup.cluster.errors import APIServerAway
 from vmbackup.cluster.events import Recorder
 from vmbackup.cluster.lease import USUAL_TERMS, Election, Terms
-from vmbackup.cluster.resources import Resources
-from vmbackup.controller.cache import Cache
-from vmbackup.controller.health import LOOP_SECONDS, Health, serve
+from vmbackup.cluster.resources import VMHOST, Kind, Resources
+from vmbackup.controller.cache import WATCHED, Cache
 from vmbackup.controller.reconcile import Reconciler
 from vmbackup.controller.survey import Survey
-from vmbackup.controller.watching import Watching
 from vmbackup.core.turns import Limits
+from vmbackup.door.health import LOOP_SECONDS, Health, serve
+from vmbackup.door.logs import log_to_stderr
+from vmbackup.door.watches import Subscription, Watches
 
 PASS_SECONDS = 1.0  # between two passes when nothing happens: graces, deadlines and TTLs run out by the clock
 AWAY_SECONDS = 1.0
@@ -62,11 +64,12 @@ class Controller:
         self._code = 0
         client = Client(kubeconfig, field_manager=names.FIELD_MANAGER_CONTROLLER)
         resources = Resources(client)
-        cache = Cache(self._woken.set)
+        self._cache = cache = Cache(self._woken.set)
         self._survey = Survey(resources, cache, namespace, self.health, self._woken.set)
         self._recorder = Recorder(client, component=names.FIELD_MANAGER_CONTROLLER, instance=identity)
         self._election = Election(resources, namespace, identity, _lost, terms)
-        self._watching = Watching(kubeconfig, cache, self.health, on_host=self._survey.ask, on_end=lambda: self.stop(1))
+        subscriptions = [Subscription(kind, partial(self._hear, kind)) for kind in WATCHED]
+        self._watches = Watches(kubeconfig, subscriptions, self.health, on_end=lambda: self.stop(1))
         self._reconciler = Reconciler(cache, resources, self._recorder, self._survey.live_nodes, limits)
 
     def stop(self, code: int) -> None:
@@ -81,7 +84,7 @@ class Controller:
         if not self._survey.load(self._stopping):
             return self._code
         self.health.ready = True
-        self._watching.start()
+        self._watches.start()
         self._survey.start()
         self._recorder.start()
         self._election.start()
@@ -91,6 +94,14 @@ class Controller:
         self._recorder.stop(timeout_seconds=1.0)
         log.info("the controller ends")
         return self._code
+
+    def _hear(self, kind: Kind, body: Body, gone: bool) -> None:
+        if gone:
+            self._cache.drop(kind, body["metadata"]["uid"])
+            return
+        self._cache.put(kind, body)
+        if kind is VMHOST:
+            self._survey.ask(body["metadata"]["name"])
 
     def _lead(self) -> None:
         fresh = False
@@ -121,12 +132,3 @@ def _lost() -> None:
     log.critical("the lead is lost: this process ends")
     logging.shutdown()
     os._exit(1)
-
-
-def log_to_stderr() -> None:
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
-    )
-    logging.getLogger("kopf").setLevel(logging.WARNING)
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # "signals are ignored": they are ours
-    logging.getLogger("urllib3").setLevel(logging.ERROR)

@@ -1,0 +1,187 @@
+"""Cancel, deadline, overlay and speed limits: the outcome changes, the way home does not."""
+
+import time
+
+import pytest
+
+from integration.libvirt.machines import same_content, wait_until
+from integration.libvirt.rig import Backup, Rig
+from integration.libvirt.sets import assert_nothing_published, assert_published
+from testbed.guests import Disk
+from vmbackup.api.vmbackup import Outcome, Phase
+from vmbackup.errors import Refused
+from vmbackup.units import MIB
+
+RELEASES_AND_METHODS = [("9.0", "Push"), ("9.0", "Snapshot"), ("11.3", "Push"), ("11.3", "Snapshot"), ("7.0", "Snapshot")]
+everywhere = pytest.mark.parametrize(("release", "method"), RELEASES_AND_METHODS)
+
+
+def begin_held(rig: Rig, method: str, **spec: object) -> Backup:
+    """Begin a backup that stays in mid copy for minutes."""
+    image = rig.large_image() if method == "Push" else rig.image("vda", data_mib=32)
+    vm = rig.vm(Disk(image))
+    return rig.held_push(vm, **spec) if method == "Push" else rig.held_copy(vm, **spec)
+
+
+# -- cancel and deadline ----------------------------------------------------------------------------------------------
+
+
+@everywhere
+def test_cancel_in_mid_copy_takes_the_vm_home(rig: Rig, method: str) -> None:
+    backup = begin_held(rig, method)
+    (vm,) = rig.vms
+    pid = vm.portrait().qemu_pid
+    backup.cancel()
+    run = backup.end()
+    assert (run.outcome, run.failure and run.failure.reason) == (Outcome.CANCELLED, "Cancelled")
+    assert_nothing_published(rig)
+    after = vm.portrait()
+    assert (after.state, after.qemu_pid, after.jobs) == ("running", pid, {})
+    assert after.live["vda"][0] == str(vm.paths["vda"])
+    assert after.inactive == {"vda": str(vm.paths["vda"])}
+
+
+@everywhere
+def test_deadline_in_mid_copy_takes_the_vm_home(rig: Rig, method: str) -> None:
+    backup = begin_held(rig, method, deadline_seconds=3)
+    (vm,) = rig.vms
+    run = backup.end()
+    assert run.outcome is Outcome.FAILED
+    assert run.failure is not None
+    assert run.failure.reason == "DeadlineExceeded"
+    assert "in phase Copying" in run.failure.message
+    assert run.attempt == 1, "a deadline must not be followed by a new attempt"
+    assert_nothing_published(rig)
+    after = vm.portrait()
+    assert (after.state, after.jobs, after.live["vda"][0]) == ("running", {}, str(vm.paths["vda"]))
+
+
+def test_cancel_after_the_copy_still_ends_as_cancelled_without_a_set(rig: Rig) -> None:
+    vm = rig.vm()
+    before = vm.portrait()
+    request = rig.request(vm, method="Snapshot")
+    wish: list[Backup] = []
+
+    def cancel(moment: str, _run: object) -> None:
+        if moment == "before Pivot":
+            wait_until(lambda: wish, "the test knows its backup")
+            wish[0].cancel()
+
+    wish.append(rig.backup(vm, request=request, hook=cancel))
+    run = wish[0].end()
+    assert run.outcome is Outcome.CANCELLED
+    assert_nothing_published(rig)
+    assert vm.portrait() == before
+
+
+# -- overlays ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("release", ["9.0", "11.3", "7.0"])
+def test_overlay_that_grows_over_its_limit_is_merged_and_the_backup_fails(rig: Rig) -> None:
+    vm = rig.vm(Disk(rig.image("vda", data_mib=32)))
+    backup = rig.held_copy(vm, overlay={"max_bytes": "4Mi"})
+    vm.writes("vda", 40 * MIB, 8 * MIB, byte=0xA7)
+    run = backup.end()
+    assert run.outcome is Outcome.FAILED
+    assert run.failure is not None
+    assert run.failure.reason == "OverlayLimitReached"
+    assert "Raise spec.overlay" in run.failure.message
+    assert_nothing_published(rig)
+    assert vm.portrait().live["vda"][0] == str(vm.paths["vda"])
+    copy = rig.image("expected", mib=64, data_mib=0)
+    twin = rig.vm(Disk(copy))
+    twin.writes("vda", 40 * MIB, 8 * MIB, byte=0xA7)
+    assert read_at(vm.paths["vda"]) == read_at(copy), "the guest's writes on the overlay are lost"
+
+
+def read_at(path: object) -> str:
+    from testbed.images import _run
+
+    return _run("qemu-io", "-r", "-U", "-f", "qcow2", "-c", f"read -v {40 * MIB} 65536", str(path)).split("\nread ")[0]
+
+
+def test_overlay_that_lives_too_long_is_merged_and_the_backup_fails(rig: Rig) -> None:
+    vm = rig.vm(Disk(rig.image("vda", data_mib=32)))
+    before = vm.portrait()
+    run = rig.held_copy(vm, overlay={"max_seconds": 10}).end()
+    assert run.failure is not None
+    assert (run.outcome, run.failure.reason) == (Outcome.FAILED, "OverlayLimitReached")
+    assert run.overlay_milliseconds is not None
+    assert run.overlay_milliseconds > 10_000
+    assert_nothing_published(rig)
+    assert vm.portrait() == before
+
+
+# -- speed ------------------------------------------------------------------------------------------------------------
+
+
+def observed_bytes_per_second(backup: Backup) -> float:
+    """Return the rate of a running push, from what QEMU itself says, after its first gulp."""
+
+    def done() -> int:
+        facts = backup.engine.hypervisor.observe(backup.first)
+        return facts.job.bytes_done if facts.job else 0
+
+    backup.wait_for(Phase.COPYING)
+    wait_until(lambda: backup.seen.limited, "the limit is in force")
+    at, begin = time.monotonic(), done()
+    time.sleep(2.0)  # a rate is bytes over time
+    return (done() - begin) / (time.monotonic() - at)
+
+
+def test_push_keeps_to_its_speed_limit(rig: Rig) -> None:
+    vm = rig.vm(Disk(rig.large_image()))
+    backup = rig.backup(vm, method="Auto", max_bytes_per_second="8Mi")
+    assert backup.first.method == "Push"
+    assert observed_bytes_per_second(backup) < 24 * MIB
+    backup.cancel()
+    assert backup.end().outcome is Outcome.CANCELLED
+    assert_nothing_published(rig)
+
+
+@pytest.mark.parametrize("release", ["11.3"])
+def test_push_keeps_to_its_speed_limit_by_the_monitor_where_that_is_allowed(rig: Rig) -> None:
+    vm = rig.vm(Disk(rig.large_image()))
+    backup = Backup(rig.engine(may_use_monitor=True), rig.request(vm, max_bytes_per_second="8Mi"))
+    assert backup.first.method == "Push"
+    assert observed_bytes_per_second(backup) < 24 * MIB
+    backup.cancel()
+    assert backup.end().outcome is Outcome.CANCELLED
+    assert_nothing_published(rig)
+
+
+@pytest.mark.parametrize("release", ["11.3"])
+def test_where_no_limit_goes_through_auto_takes_snapshot_and_says_so(rig: Rig) -> None:
+    vm = rig.vm(Disk(rig.image("a", data_mib=4)))
+    before = vm.portrait()
+    run = rig.run(vm, method="Auto", max_bytes_per_second="64Mi")
+    assert run.method == "Snapshot"
+    assert "libvirt 11.3.0 does not let a running push job be slowed down" in run.method_reason
+    published = assert_published(rig, run)
+    assert same_content(published / "vda.qcow2", vm.paths["vda"])
+    assert vm.portrait() == before
+
+
+@pytest.mark.parametrize("release", ["11.3"])
+def test_where_no_limit_goes_through_push_with_a_limit_is_refused(rig: Rig) -> None:
+    vm = rig.vm()
+    before = vm.portrait()
+    with pytest.raises(Refused) as refusal:
+        rig.run(vm, method="Push", max_bytes_per_second="64Mi")
+    assert refusal.value.reason == "SpeedLimitUnsupported"
+    assert "Use method Snapshot or no maxBytesPerSecond" in refusal.value.message
+    assert vm.portrait() == before
+    assert_nothing_published(rig)
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_copy_of_an_overlaid_disk_keeps_to_its_speed_limit(rig: Rig, *, chained: bool) -> None:
+    from testbed.images import overlay_image
+
+    image = rig.image("a", data_mib=48)
+    vm = rig.vm(Disk(overlay_image(rig.disks / "top.qcow2", image) if chained else image))
+    run = rig.run(vm, method="Snapshot", max_bytes_per_second="16Mi")
+    assert_published(rig, run)
+    assert run.overlay_milliseconds is not None
+    assert run.overlay_milliseconds > 1500, "48 MiB at 16 MiB/s take 3 s"
