@@ -47,8 +47,8 @@ env: ## print the environment of the development cluster, for eval
 .PHONY: check
 check: setup ## what needs no VM: formats, lints, types, doors, unit and walk tests
 	test ! -e operator/__init__.py
-	.venv/bin/ruff format --check operator dev tests bench
-	.venv/bin/ruff check operator dev tests bench
+	.venv/bin/ruff format --check operator dev tests bench docs
+	.venv/bin/ruff check operator dev tests bench docs
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	$(PYTEST) -q tests/unit tests/walk

@@ -7,6 +7,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from vmbackup.hypervisor.libvirtd import Libvirtd
 from vmbackup.store.clock import SteadyClock
 from vmbackup.store.directories import Directories
 from vmbackup.store.journal import NodeJournal
-from vmbackup.store.status_file import StatusFile
+from vmbackup.store.status_files import StatusFiles
 from vmbackup.tick import drive
 
 EXIT_CODES = {
@@ -81,16 +82,14 @@ def read_request(path: Path) -> VMBackup:
 class Standalone:
     """One backup on this host, from request to outcome."""
 
-    def __init__(self, settings: Settings, backup: VMBackup, listen: Callable[[VMBackupStatus], None]) -> None:
+    def __init__(self, settings: Settings, backup: VMBackup, listen: Callable[[str, VMBackupStatus], None]) -> None:
         self._settings, self._backup = settings, backup
         self._woken = threading.Event()
         self._hypervisor = Libvirtd(settings.connect, may_use_monitor=settings.allow_monitor)
         self._store = Directories(domain_xml=self._hypervisor.domain_xml, wake=self._woken.set)
         self._journal = NodeJournal(settings.state)
         self._clock = SteadyClock(settings.state, busy=bool(self._journal.runs()))
-        status = settings.state / "status" / f"{backup.metadata.namespace}-{backup.metadata.name}.yaml"
-        status.parent.mkdir(parents=True, exist_ok=True)
-        self.ledger = StatusFile(status, self._clock, listen)
+        self.ledger = StatusFiles(settings.state / "status", self._clock, listen)
         self._ports = Ports(self._hypervisor, self._store, self._journal, self.ledger, self._clock)
 
     def cancel(self) -> None:
@@ -102,41 +101,49 @@ class Standalone:
         """Finish what an earlier call left behind, then do the backup."""
         with self._hypervisor.watch(lambda _uuid: self._woken.set()):
             for left in self._journal.runs():
-                self._drive(left)
+                with suppress(NotYet), self._journal.lock(left.domain_uuid):  # locked: a living process works on it
+                    self._drive(left)
             try:
-                run = self._plan()
+                return self._do().outcome or Outcome.FAILED
             except Refused as refusal:
-                self._tell(refused(self.ledger.status, refusal.reason, refusal.message, self._stamp()))
-                return self.ledger.status.outcome or Outcome.REFUSED
-            return self._drive(run).outcome or Outcome.FAILED
+                self._tell(refused(self.status, refusal.reason, refusal.message, self._stamp()))
+                return self.status.outcome or Outcome.REFUSED
 
-    def _drive(self, run: Run) -> Run:
-        with self._journal.lock(run.domain_uuid):
-            self._journal.record(run)
-            run = drive(self._ports, run, self._pause)
-            self._journal.forget(run)
-        return run
-
-    def _plan(self) -> Run:
+    def _do(self) -> Run:
+        """Plan and run, alone on the VM; wait for what stands in the way. Raises: Refused: nothing was touched."""
         started_at = self._clock.now()
-        backup = self._backup
         while True:
             try:
                 facts = self._hypervisor.find(self._domain())
-                request = Request(
-                    uid=backup.metadata.uid,
-                    namespace=backup.metadata.namespace,
-                    name=backup.metadata.name,
-                    spec=backup.spec,
-                    domain=facts.name,
-                    location_path=str(self._settings.location),
-                    overlay_directory=str(self._settings.state / "overlays"),
-                    started_at=started_at,
-                    min_free=self._settings.min_free,
-                )
-                return plan(request, facts, self._hypervisor.host(), self._clock.now())
+                with self._journal.lock(facts.uuid):
+                    request = self._request(facts.name, started_at)
+                    return self._drive(plan(request, facts, self._hypervisor.host(), self._clock.now()))
             except NotYet as reason:
                 self._wait(reason, started_at)
+
+    def _drive(self, run: Run) -> Run:
+        self._journal.record(run)
+        run = drive(self._ports, run, self._pause)
+        self._journal.forget(run)
+        return run
+
+    def _request(self, domain: str, started_at: float) -> Request:
+        backup = self._backup
+        return Request(
+            uid=backup.metadata.uid,
+            namespace=backup.metadata.namespace,
+            name=backup.metadata.name,
+            spec=backup.spec,
+            domain=domain,
+            location_path=str(self._settings.location),
+            overlay_directory=str(self._settings.state / "overlays"),
+            started_at=started_at,
+            min_free=self._settings.min_free,
+        )
+
+    @property
+    def status(self) -> VMBackupStatus:
+        return self.ledger.status(self._backup.key)
 
     def _wait(self, reason: NotYet, started_at: float) -> None:
         """Raises: Refused: cancelled, or the deadline is over."""
@@ -144,7 +151,7 @@ class Standalone:
             raise Refused(Reason.CANCELLED, "cancelled before it began")
         if self._clock.now() - started_at > self._backup.spec.deadline_seconds:
             raise Refused(Reason.DEADLINE_EXCEEDED, f"not begun before the deadline: {reason.message}")
-        self._tell(waiting(self.ledger.status, reason.reason, reason.message, self._stamp()))
+        self._tell(waiting(self.status, reason.reason, reason.message, self._stamp()))
         self._pause(LOOK_AGAIN_SECONDS)
 
     def _domain(self) -> str:
@@ -160,7 +167,7 @@ class Standalone:
         )
 
     def _tell(self, status: VMBackupStatus) -> None:
-        self.ledger.put(self._backup.metadata.namespace, self._backup.metadata.name, status)
+        self.ledger.put(self._backup.key, status)
 
     def _stamp(self) -> Stamp:
         return Stamp(self._clock.now(), 1)
@@ -178,11 +185,11 @@ def main(settings: Settings, console: Console) -> int:
         console.print(f"Refused: {refusal.message}", markup=False)
         return EXIT_CODES[Outcome.REFUSED]
     with Display(console) as display:
-        standalone = Standalone(settings, backup, lambda status: display.show(backup.key, status))
+        standalone = Standalone(settings, backup, display.show)
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, lambda *_: standalone.cancel())
         outcome = standalone.run()
-    status = standalone.ledger.status
+    status = standalone.status
     if status.phase is Phase.DONE and status.set:
         console.print(f"The set: {settings.location / status.set}", markup=False, highlight=False, soft_wrap=True)
     return EXIT_CODES[outcome]

@@ -28,7 +28,7 @@ from vmbackup.api.journal import Run, RunDisk
 from vmbackup.api.vmbackup import Method, VMBackupSpec
 from vmbackup.core.facts import BackupJob, BlockJob, DomainFacts
 from vmbackup.core.ports import Hypervisor
-from vmbackup.core.steps import BeginPush
+from vmbackup.core.steps import BeginPush, StartCommit
 from vmbackup.errors import NotYet
 from vmbackup.hypervisor.libvirtd import Libvirtd
 from vmbackup.units import MIB
@@ -36,7 +36,7 @@ from vmbackup.units import MIB
 DEADLINE_SECONDS = 60
 SLOW_BYTES_PER_SECOND = 65536
 HELD_DATA_BYTES = 384 * MIB  # more than QEMU copies before a limit bites
-GUEST_WRITES_BYTES = 48 * MIB
+GUEST_WRITES_BYTES = 60 * MIB
 _numbers = itertools.count(1)
 
 
@@ -61,8 +61,8 @@ class Site(Protocol):
     def new_vm(self, *wishes: Wish, persistent: bool = True) -> Run:
         """Make and start a VM and return a run for it, with an empty directory to write to."""
 
-    def begin_held(self, run: Run) -> None:
-        """Begin a push job that goes on, but does not end by itself before `let_go`."""
+    def begin_held(self, run: Run, step: BeginPush | StartCommit | None = None) -> None:
+        """Do a step (by default begin the run's push) whose job does not end by itself before `let_go`."""
 
     def let_go(self, run: Run) -> None: ...
     def guest_writes(self, run: Run, target: str) -> None: ...
@@ -240,9 +240,9 @@ class FakeSite:
         backing = (golden,) if wish.golden else ()
         return FakeDisk(wish.target, source, wish.format, backing, shareable=wish.shareable)
 
-    def begin_held(self, run: Run) -> None:
+    def begin_held(self, run: Run, step: BeginPush | StartCommit | None = None) -> None:
         self._vm(run).looks = 0
-        self.hypervisor.perform(run, BeginPush(targets_of(run)))
+        self.hypervisor.perform(run, step or BeginPush(targets_of(run)))
 
     def let_go(self, run: Run) -> None:
         self._vm(run).looks = 1
@@ -301,27 +301,36 @@ class RealSite:
         daemon.start()
         self.can_push = release != "7.0"
         self.hypervisor: Hypervisor = Libvirtd(daemon.uri)
-        self.location, self._monitors = daemon.images / "backups", daemon.images / "monitors"
-        for directory in (self.location, self._monitors):
+        self.location, self.work = daemon.images / "backups", daemon.images / "monitors"
+        for directory in (self.location, self.work):
             directory.mkdir()
             directory.chmod(0o777)
         self.golden = disk_image(daemon.images / "golden.qcow2", "qcow2", 64 * MIB, 4 * MIB)
-        self._xml: dict[str, str] = {}
         self._uuids: list[str] = []
 
     def new_vm(self, *wishes: Wish, persistent: bool = True) -> Run:
         number = next(_numbers)
-        name = f"team-a_vm-{number}"
         paths = {wish.target: self._image(wish, number) for wish in wishes if not wish.empty_cdrom}
         disks = [self._disk(wish, paths.get(wish.target)) for wish in wishes]
-        xml = with_monitor(domain_xml(name, disks, Options(memory_mib=32, agent=True)), self._monitor(name))
-        uuid = start_guest(self.daemon.uri, xml, define=persistent)
-        self._uuids.append(uuid)
-        self._xml[uuid] = xml
+        uuid = self._start(f"team-a_vm-{number}", disks, Options(memory_mib=32, agent=True), persistent=persistent)
         run_disks = tuple(
             _run_disk(wish, str(paths[wish.target]), str(self.golden)) for wish in wishes if not wish.empty_cdrom
         )
-        run = make_run(name, uuid, str(self.location), run_disks, number)
+        return self._placed(make_run(f"team-a_vm-{number}", uuid, str(self.location), run_disks, number))
+
+    def adopt(self, name: str, disks: list[Disk], source: str, options: Options | None = None) -> Run:
+        """Start a VM of the test's own making; its first disk has this source and is called vda."""
+        uuid = self._start(name, disks, options or Options(memory_mib=32))
+        run_disks = (_run_disk(Wish(format=disks[0].format), source, ""),)
+        return self._placed(make_run(name, uuid, str(self.location), run_disks, next(_numbers)))
+
+    def _start(self, name: str, disks: list[Disk], options: Options, *, persistent: bool = True) -> str:
+        xml = with_monitor(domain_xml(name, disks, options), self._monitor(name))
+        uuid = start_guest(self.daemon.uri, xml, define=persistent)
+        self._uuids.append(uuid)
+        return uuid
+
+    def _placed(self, run: Run) -> Run:
         partial = self.location / run.partial_path
         partial.mkdir(parents=True)
         partial.chmod(0o777)
@@ -340,19 +349,28 @@ class RealSite:
             return Disk(None, wish.target, "raw", device="cdrom")
         return Disk(path, wish.target, wish.format, shareable=wish.shareable)
 
-    def begin_held(self, run: Run) -> None:
+    def begin_held(self, run: Run, step: BeginPush | StartCommit | None = None) -> None:
         with Qmp(self._monitor(run.domain)) as qemu, qemu.slowing():
-            self.hypervisor.perform(run, BeginPush(targets_of(run)))
-        job = self.hypervisor.observe(run).job
-        assert job is not None
-        assert job.bytes_done < job.bytes_total, "the job ended before it was slowed"
+            self.hypervisor.perform(run, step or BeginPush(targets_of(run)))
+        with Qmp(self._monitor(run.domain)) as qemu:
+            jobs = qemu.ask("query-block-jobs")
+        assert any(job["offset"] < job["len"] for job in jobs), f"over before it was slowed: {jobs}"
 
     def let_go(self, run: Run) -> None:
         with Qmp(self._monitor(run.domain)) as qemu:
             qemu.limit_jobs(0)
 
+    def qemu(self, run: Run, command: str) -> Any:
+        """Ask the VM's QEMU past libvirt."""
+        with Qmp(self._monitor(run.domain)) as qemu:
+            return qemu.ask(command)
+
+    def signal_daemon(self, name: str) -> None:
+        """Send libvirtd a signal: STOP, CONT."""
+        self.daemon.run("sh", "-c", f"kill -{name} $(cat /run/libvirt/libvirtd.pid)")
+
     def _monitor(self, domain: str) -> Path:
-        return self._monitors / f"{domain}.qmp"
+        return self.work / f"{domain}.qmp"
 
     @contextlib.contextmanager
     def domain(self, run: Run) -> Iterator[libvirt.virDomain]:
@@ -437,6 +455,6 @@ class RealSite:
         connection.close()
         self._uuids.clear()
         shutil.rmtree(self.location / "team-a", ignore_errors=True)
-        for path in self.daemon.images.iterdir():
+        for path in (*self.daemon.images.iterdir(), *self.work.iterdir()):
             if path != self.golden and path.is_file():
                 path.unlink()

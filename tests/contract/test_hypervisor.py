@@ -5,6 +5,7 @@ Real daemons: 7.0 (snapshots only), 9.0 and 11.3.
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -20,7 +21,7 @@ from contract.hypervisor_sites import (
 )
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Freeze, Run
-from vmbackup.core.facts import CompletedJob, DiskFacts
+from vmbackup.core.facts import CompletedJob, DiskFacts, DomainFacts
 from vmbackup.core.steps import (
     AbortJob,
     BeginPush,
@@ -82,8 +83,12 @@ def put_on_overlay(site: Site, run: Run) -> None:
 def take_home(site: Site, run: Run) -> None:
     for disk in run.disks:
         site.hypervisor.perform(run, StartCommit(disk.target, disk.source))
-        wait_until(site, run, lambda facts, target=disk.target: _ready(facts.disk(target)))
+        wait_until(site, run, partial(_is_ready, disk.target))
         site.hypervisor.perform(run, Pivot(disk.target))
+
+
+def _is_ready(target: str, facts: DomainFacts) -> bool:
+    return _ready(facts.disk(target))
 
 
 def _ready(disk: DiskFacts | None) -> bool:
@@ -420,7 +425,7 @@ def test_pivot_before_ready_fails_and_is_harmless(site: Site) -> None:
     run = site.new_vm(Wish())
     put_on_overlay(site, run)
     site.guest_writes(run, "vda")
-    site.hypervisor.perform(run, StartCommit("vda", run.disk("vda").source))
+    site.begin_held(run, StartCommit("vda", run.disk("vda").source))
     error = refusal(site, run, Pivot("vda"))
     assert isinstance(error, Failed)
     assert error.heals
@@ -428,6 +433,7 @@ def test_pivot_before_ready_fails_and_is_harmless(site: Site) -> None:
     assert seen.source == run.disk("vda").overlay
     assert seen.job is not None
     assert (seen.job.kind, seen.job.mirror_path) == ("active-commit", run.disk("vda").source)
+    site.let_go(run)
     wait_until(site, run, lambda facts: _ready(facts.disk("vda")))
     site.hypervisor.perform(run, Pivot("vda"))
     assert_home(site, run)

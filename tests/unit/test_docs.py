@@ -3,18 +3,15 @@
 import contextlib
 import importlib.util
 import io
-import itertools
-import os
 import re
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
 
+from unit.documents import ROOT, anchors, commands, fences, prose, sections, spans, table, tree
 from vmbackup import cli
 from vmbackup.api import crd, names
 from vmbackup.api.conditions import ConditionType, Reason
@@ -23,69 +20,12 @@ from vmbackup.api.vmbackup import Outcome, Phase, VMBackup
 from vmbackup.core import steps
 from vmbackup.core.decide import TABLES
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "operator" / "vmbackup"
 README = ROOT / "README.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "dev/README.md"])
 SUFFIXES = (".py", ".md", ".yaml", ".svg", ".toml", ".txt", ".sh", ".in")
 MODELS = {"VMBackup": VMBackup.parse, "VMBackupLocation": VMBackupLocation.model_validate}
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-
-
-class Fence(NamedTuple):
-    """A fenced block of a document."""
-
-    language: str
-    text: str
-
-
-def fences(text: str) -> list[Fence]:
-    return [Fence(*found) for found in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
-
-
-def prose(text: str) -> str:
-    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-
-
-def spans(text: str) -> list[str]:
-    """Return what stands in backticks outside of fences."""
-    return re.findall(r"`([^`\n]+)`", prose(text))
-
-
-def commands(text: str) -> Iterator[list[str]]:
-    """Yield every command of a document as words, without comments, prompts and what a pipe does with it."""
-    lines = [span.removeprefix("$ ") for span in spans(text)]
-    for fence in fences(text):
-        if fence.language in ("sh", "console"):
-            joined = fence.text.replace("\\\n", " ")
-            lines += [line.removeprefix("$ ").strip() for line in joined.splitlines()]
-    for line in lines:
-        with contextlib.suppress(ValueError):  # a span in backticks need not be a command
-            for command in re.split(r"\s[|;]\s|&&", line):
-                words = shlex.split(command, comments=True)
-                while words and re.match(r"[A-Z_]+=", words[0]):
-                    del words[0]
-                if words:
-                    yield words
-
-
-def sections(text: str) -> dict[str, str]:
-    """Return the text below every heading of the second level."""
-    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def table(text: str) -> list[list[str]]:
-    """Return the cells of the first Markdown table, without its head."""
-    lines = itertools.dropwhile(lambda line: not line.startswith("|"), text.splitlines())
-    rows = list(itertools.takewhile(lambda line: line.startswith("|"), lines))[2:]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-
-
-def anchors(document: Path) -> set[str]:
-    """Return the anchors that GitHub gives to the headings."""
-    headings = re.findall(r"^#+ (.+)$", prose(document.read_text()), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def drawing() -> ModuleType:
@@ -216,6 +156,13 @@ def test_every_folder_of_the_tree_is_in_the_readme() -> None:
     assert {folder for folder in folders - {"operator"} if f"`{folder}/" not in text} == set()
 
 
+def test_every_folder_of_tests_is_in_contributing() -> None:
+    text = sections((ROOT / "CONTRIBUTING.md").read_text())["Tests"]
+    folders = {path.relative_to(ROOT).parts[1] for path in tree() if "tests" in path.relative_to(ROOT).parts[:-2]}
+    assert {folder for folder in folders if f"`tests/{folder}/`" not in text} == set()
+    assert {"unit", "fakes", "integration"} <= folders
+
+
 # -- what is said of the product ----------------------------------------------------------------------------------
 
 
@@ -231,11 +178,11 @@ def test_reason_of_bad_input_exists() -> None:
 
 @each_document
 def test_word_like_a_reason_is_one(document: Path) -> None:
-    """A CamelCase word that ends as our reasons do must be one of them."""
-    endings = tuple({re.findall(r"[A-Z][a-z]+", reason)[-1] for reason in Reason if re.search(r"[a-z][A-Z]", reason)})
-    others = {"TemporaryError", *(name for name in vars(steps) if name[0].isupper())}  # kopf's, and our acts
+    """A CamelCase word that ends as our reasons do must be one of them; acts and exceptions are none."""
+    endings = {re.findall(r"[A-Z][a-z]+", reason)[-1] for reason in Reason if re.search(r"[a-z][A-Z]", reason)}
+    others = {name for name in vars(steps) if name[0].isupper()}
     words = {span for span in spans(document.read_text()) if re.fullmatch(r"([A-Z][a-z]+){2,}", span)}
-    assert {word for word in words - others if word.endswith(endings)} <= set(Reason)
+    assert {word for word in words - others if word.endswith(tuple(endings - {"Error"}))} <= set(Reason)
 
 
 def test_outcomes_and_conditions_are_explained() -> None:
@@ -247,9 +194,7 @@ def test_outcomes_and_conditions_are_explained() -> None:
 def test_columns_in_the_readme_are_those_of_kubectl() -> None:
     (head,) = re.findall(r"^NAME .*$", sections_of("How to read the status"), re.MULTILINE)
     columns = next(resource.columns for resource in crd.RESOURCES if resource.model is VMBackup)
-    wide = sorted(columns, key=lambda column: column.wide)
-    shown = [column.name.upper() for column in columns]
-    assert head.split() == ["NAME", *shown], wide
+    assert head.split() == ["NAME", *(column.name.upper() for column in columns)]
 
 
 def test_recovery_is_told_for_every_phase() -> None:
@@ -295,21 +240,6 @@ def test_every_decision_is_in_the_list() -> None:
 
 def test_locked_requirements_name_no_address() -> None:
     assert [path.name for path in (ROOT / "requirements").iterdir() if "://" in path.read_text()] == []
-
-
-def tree() -> list[Path]:
-    """Return all files of the project: what is generated on the way, or hidden, is none of it."""
-    found: list[Path] = []
-    for directory, folders, files in os.walk(ROOT):
-        folders[:] = [
-            name
-            for name in folders
-            if name not in ("__pycache__", "dist")
-            and not name.endswith(".egg-info")
-            and name in (".ci", name.lstrip("."))
-        ]
-        found += [Path(directory) / name for name in files]
-    return found
 
 
 def test_no_file_names_a_path_of_a_developer() -> None:

@@ -7,10 +7,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vmbackup.agent.claim import Claim, Claims
-from vmbackup.agent.tidings import EventfulLedger
+from vmbackup.agent.tidings import EventfulLedger, QuietLedger
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import VMBackup
@@ -18,7 +18,7 @@ from vmbackup.cluster.errors import NotFound
 from vmbackup.core.facts import Wishes
 from vmbackup.core.plan import plan
 from vmbackup.core.ports import Ports
-from vmbackup.core.rescue import adopted, rescue
+from vmbackup.core.rescue import LOST, adopted, rescue
 from vmbackup.errors import NotYet, Refused, VMBackupError
 from vmbackup.store.journal import NodeJournal
 from vmbackup.tick import drive, on_overlay
@@ -33,9 +33,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Served:
-    """One backup that a thread works on."""
+    """One backup that a thread works on. `latest`: what the watch has said of it meanwhile.
+
+    `nameless`: a rescue that knows the UID only.
+    """
 
     uid: str
+    latest: VMBackup | None = None
+    nameless: bool = False
     woken: threading.Event = field(default_factory=threading.Event)
 
     def pause(self, seconds: float) -> None:
@@ -48,6 +53,7 @@ class Backups:
 
     def __init__(self, ports: Ports, journal: NodeJournal, ledger: EventfulLedger, claims: Claims) -> None:
         self._ports, self._journal, self._ledger, self._claims = ports, journal, ledger, claims
+        self._quiet_ports = replace(ports, ledger=QuietLedger(ledger))
         self._served: dict[str, Served] = {}
         self._lock = threading.Lock()
 
@@ -63,11 +69,13 @@ class Backups:
         self._ledger.heard(backup.metadata.uid, wishes)
         with self._lock:
             served = self._served.get(backup.metadata.uid)
+            if served is not None:
+                served.latest = None if gone else backup
         if served is not None:
             if wishes.cancel or wishes.deleted:
                 served.woken.set()
         elif not gone and not backup.finished:
-            self._serve(backup.metadata.uid, lambda served: self._begin(served, backup))
+            self._serve(backup.metadata.uid, lambda served: self._begin(served, backup), backup)
         elif gone:
             self._ledger.forget(backup.metadata.uid)
 
@@ -77,17 +85,23 @@ class Backups:
         Raises: NotYet: the hypervisor is away.
         """
         for vm in self._claims.running_vms():
+            known = self._known()  # before the look too: what ends meanwhile is not lost
             try:
                 domain = self._ports.hypervisor.find(vm)
             except VMBackupError as error:
                 log.info("VM %s cannot be looked at now: %s", vm, error.message)
                 continue
-            with self._lock:
-                known = {*self._served, *(run.uid for run in self._journal.runs())}
-            run = rescue(domain, known, self._ports.clock.now())
+            run = rescue(domain, known | self._known(), self._ports.clock.now())
             if run is not None:
                 log.warning("VM %s: %s", vm, run.failure.message if run.failure else "")
                 self._serve(run.uid, self._going_on(run))
+
+    def _known(self) -> set[str]:
+        with self._lock:
+            return {*self._served, *(run.uid for run in self._journal.runs())}
+
+    def _left(self, uid: str) -> Run | None:
+        return next((run for run in self._journal.runs() if run.uid == uid), None)
 
     def stop(self, grace_seconds: float) -> list[Run]:
         """Begin nothing more and take VMs off our overlays; return the runs that are left to the next agent.
@@ -114,9 +128,12 @@ class Backups:
         with self._lock:
             return len(self._served)
 
-    def _serve(self, uid: str, work: Callable[[Served], None]) -> None:
+    def _serve(self, uid: str, work: Callable[[Served], None], latest: VMBackup | None = None) -> None:
         with self._lock:
-            if uid in self._served or self._ledger.stopping:
+            if uid in self._served:
+                self._served[uid].latest = latest
+                return
+            if self._ledger.stopping:
                 return
             served = self._served[uid] = Served(uid)
         threading.Thread(target=self._guard, args=(served, work), name=f"backup-{uid[:8]}", daemon=True).start()
@@ -133,11 +150,13 @@ class Backups:
                 faults += 1
                 log.exception("backup %s: unforeseen fault, looked at again in %.0f s", served.uid, rest)
                 served.pause(rest)
-                left = next((run for run in self._journal.runs() if run.uid == served.uid), None)
+                left = self._left(served.uid)
                 if left is not None:
                     work = self._going_on(left)
         with self._lock:
             del self._served[served.uid]
+        if served.nameless and served.latest is not None:
+            self.heard(served.latest, gone=False)  # the VM is home: now the backup itself can go on
 
     def _begin(self, served: Served, backup: VMBackup) -> None:
         """Claim the backup, plan it, bring it to its end. What stands in the way is told while it is waited for."""
@@ -202,19 +221,27 @@ class Backups:
 
     def _finish(self, served: Served, run: Run) -> None:
         """Bring a run of the journal home."""
+        served.nameless = run.namespace == LOST
         while True:
             try:
                 with self._journal.lock(run.domain_uuid):
-                    run = self._drive(served, run)
+                    left = self._left(run.uid)
+                    if left is None and not served.nameless:
+                        log.info("%s: another process has brought it to its end", run.key)
+                        return
+                    run = self._drive(served, left or run)
                 break
             except NotYet as reason:
                 log.warning("%s: %s", run.key, reason.message)
                 served.pause(LOOK_AGAIN_SECONDS)
-        self._tell_end(run)
+        if served.nameless:
+            self._journal.forget(run)
+        else:
+            self._tell_end(run)
 
     def _drive(self, served: Served, run: Run) -> Run:
         log.info("%s: %s of VM %s begins in phase %s (%s)", run.key, run.method, run.vm, run.phase, run.method_reason)
-        run = drive(self._ports, run, served.pause)
+        run = drive(self._quiet_ports if served.nameless else self._ports, run, served.pause)
         why = f": {run.failure.message}" if run.failure else f": {run.set_path}"
         log.info("%s: %s after %d attempt(s)%s", run.key, run.outcome, run.attempt, why)
         return run

@@ -72,3 +72,16 @@ class EventfulLedger:
 
     def _record(self, metadata: ObjectMeta, type_: Literal["Normal", "Warning"], reason: str, note: str) -> None:
         self._recorder.record(Happening(VMBACKUP.name, metadata, type_, reason, ACTION, note))
+
+
+class QuietLedger:
+    """For a run of which no more than the UID is known: there is nobody to be told."""
+
+    def __init__(self, ledger: EventfulLedger) -> None:
+        self._ledger = ledger
+
+    def report(self, run: Run, facts: Facts) -> None:
+        """Tell nobody; the log says how it ended."""
+
+    def wishes(self, run: Run) -> Wishes:
+        return Wishes(stopping=self._ledger.stopping)

@@ -110,7 +110,10 @@ class Client:
             raise APIServerAway(f"{method} {path}: no answer from the API server: {error}") from error
         if not 200 <= answer.status <= 299:
             raise answer_error(answer.status, f"{method} {path}", data, answer.headers.get("Retry-After"))
-        parsed: Body = json.loads(data)
+        try:
+            parsed: Body = json.loads(data)
+        except ValueError as error:  # a proxy's page, or half an answer
+            raise APIServerAway(f"{method} {path}: the answer is no JSON: {error}") from error
         return parsed
 
 

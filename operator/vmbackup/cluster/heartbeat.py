@@ -49,6 +49,9 @@ class Heartbeat:
             except VMBackupError as error:
                 log.warning("Lease of node %s not renewed, again in %.0f s: %s", self._node, RETRY_SECONDS, error)
                 rest = RETRY_SECONDS
+            except Exception:  # a silent heart would look like a dead node
+                log.exception("Lease of node %s not renewed, again in %.0f s", self._node, RETRY_SECONDS)
+                rest = RETRY_SECONDS
 
     def renew(self) -> None:
         """Renew once; make the Lease when it is missing. Raises: APIServerAway, Conflict, Denied."""

@@ -95,6 +95,8 @@ class Election:
             log.warning("Lease %s: %s", names.LEASE_CONTROLLER, error)
         except VMBackupError as error:
             log.error("Lease %s: %s", names.LEASE_CONTROLLER, error)  # noqa: TRY400 - the message says it all
+        except Exception:  # this thread must not end while we lead
+            log.exception("Lease %s", names.LEASE_CONTROLLER)
         return False
 
     def _acquire(self) -> bool:

@@ -8,12 +8,14 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from vmbackup.api import names
 from vmbackup.api.host import VMHost
 from vmbackup.api.location import VMBackupLocation
 from vmbackup.api.model import Report
 from vmbackup.api.vmbackup import ObjectMeta, VMBackup
 from vmbackup.cluster.client import Body
 from vmbackup.cluster.resources import LOCATION, NAMESPACE, VMBACKUP, VMHOST, Kind
+from vmbackup.core.kstatus import epoch
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,23 @@ class Namespace(Report):
     metadata: LabelledMeta
 
 
-Model = VMBackup | VMBackupLocation | VMHost | Namespace
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """All that is kept of a finished backup: there are many, and only their end of life is still ours.
+
+    `held`: our finalizer is on it. `expires_at`: seconds since the epoch, None for never.
+    """
+
+    metadata: ObjectMeta
+    held: bool
+    expires_at: float | None
+
+
+Model = VMBackup | Finished | VMBackupLocation | VMHost | Namespace
+KEPT_METADATA = frozenset(
+    {"name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"}
+    | {"finalizers", "labels"}
+)
 PARSERS: Mapping[Kind, Callable[[Body], Model]] = {
     VMBACKUP: VMBackup.parse,
     LOCATION: VMBackupLocation.model_validate,
@@ -65,7 +83,7 @@ class Cache:
             self._leave_out(kind, slim, error)
             return
         if isinstance(model, VMBackup) and model.finished:
-            slim, model = _shrunk(slim, model)
+            slim, model = {"metadata": slim["metadata"]}, _finished(model)
         with self._lock:
             before = self._entries[kind].get(uid)
             if before is not None and _older(slim, before.body):
@@ -110,7 +128,11 @@ class Cache:
             return {**self._unreadable[kind], **read}
 
     def backups(self) -> list[VMBackup]:
-        return self._models(VMBACKUP)
+        """Return those that are not finished."""
+        return [model for model in self._models(VMBACKUP) if not isinstance(model, Finished)]
+
+    def finished(self) -> list[Finished]:
+        return [model for model in self._models(VMBACKUP) if isinstance(model, Finished)]
 
     def locations(self) -> dict[str, VMBackupLocation]:
         return {model.metadata.name: model for model in self._models(LOCATION)}
@@ -127,15 +149,19 @@ class Cache:
 
 
 def _slim(body: Body) -> Body:
-    """Return the object without what only the API server needs."""
-    metadata = {key: value for key, value in body["metadata"].items() if key not in ("managedFields", "annotations")}
-    return {**body, "metadata": metadata}
+    """Return the object without what is of no use here."""
+    return {**body, "metadata": {key: value for key, value in body["metadata"].items() if key in KEPT_METADATA}}
 
 
-def _shrunk(body: Body, backup: VMBackup) -> tuple[Body, VMBackup]:
-    """Keep little of a finished backup: there are many, and only their end of life is still ours."""
-    status = backup.status.model_copy(update={"disks": (), "conditions": (), "progress": None, "method": None})
-    return {"metadata": body["metadata"]}, backup.model_copy(update={"status": status})
+def _finished(backup: VMBackup) -> Finished:
+    metadata = backup.metadata
+    ttl, ended = backup.spec.ttl_seconds_after_finished, backup.status.completion_time
+    expires_at = epoch(ended) + ttl if ttl is not None and ended is not None else None
+    return Finished(
+        metadata=metadata,
+        held=names.FINALIZER in metadata.finalizers,
+        expires_at=None if metadata.deletion_timestamp else expires_at,
+    )
 
 
 def _older(body: Body, than: Body) -> bool:
@@ -148,6 +174,8 @@ def _essence(model: Model) -> object:
     """Return what decisions depend on: progress is none of it."""
     metadata = model.metadata
     fate = (metadata.deletion_timestamp, metadata.finalizers, metadata.generation)
+    if isinstance(model, Finished):
+        return fate, model.held, model.expires_at
     if isinstance(model, VMBackup):
         return fate, model.spec.cancel, model.status.node, model.status.phase, model.status.outcome
     if isinstance(model, VMBackupLocation):

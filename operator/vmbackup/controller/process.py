@@ -26,6 +26,7 @@ from vmbackup.door.watches import Subscription, Watches
 
 PASS_SECONDS = 1.0  # between two passes when nothing happens: graces, deadlines and TTLs run out by the clock
 AWAY_SECONDS = 1.0
+FRESH_SECONDS = 3.0
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +82,9 @@ class Controller:
     def run(self) -> int:
         """Return the exit code."""
         # kopf looks once which kinds there are: it must not start before they are served.
-        if not self._survey.load(self._stopping):
-            return self._code
+        while not self._survey.load(self._stopping):
+            if self._stopping.is_set():
+                return self._code
         self.health.ready = True
         self._watches.start()
         self._survey.start()
@@ -105,26 +107,33 @@ class Controller:
 
     def _lead(self) -> None:
         fresh = False
+        self.health.beat("reconcile loop", LOOP_SECONDS)
         while not self._stopping.is_set():
-            self.health.beat("reconcile loop", LOOP_SECONDS)
             self._woken.wait(PASS_SECONDS)
             self._woken.clear()
-            if not self._election.leading:
-                continue
-            if not fresh:
-                fresh = self._survey.load(self._stopping)  # what the leader before us wrote last
-            self._pass()
+            if self._election.leading and not fresh:
+                # What a leader before us wrote last may not have come by the watches yet.
+                fresh = self._survey.loaded_within(FRESH_SECONDS) or self._survey.load(self._stopping)
+            if not fresh or self._pass():
+                self.health.beat("reconcile loop", LOOP_SECONDS)
 
-    def _pass(self) -> None:
-        """Take one pass, then rest as long as it took: a storm of events must not take a whole processor."""
+    def _pass(self) -> bool:
+        """Take one pass, then rest as long as it took: a storm of events must not take a whole processor.
+
+        Returns whether there was no fault of ours; an API server that is away is none.
+        """
         began = time.monotonic()
         try:
             self._reconciler.reconcile(time.time())
         except APIServerAway as away:
             log.warning("%s", away)
             self._stopping.wait(AWAY_SECONDS)
-        else:
-            self._stopping.wait(min(time.monotonic() - began, PASS_SECONDS))
+        except Exception:
+            log.exception("a pass failed")
+            self._stopping.wait(AWAY_SECONDS)
+            return False
+        self._stopping.wait(min(time.monotonic() - began, PASS_SECONDS))
+        return True
 
 
 def _lost() -> None:

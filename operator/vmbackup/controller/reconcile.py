@@ -9,22 +9,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-from vmbackup.api import names
 from vmbackup.api.conditions import ConditionType, find
 from vmbackup.api.location import VMBackupLocation
-from vmbackup.api.vmbackup import ObjectMeta, VMBackup
+from vmbackup.api.vmbackup import ObjectMeta
 from vmbackup.cluster.client import Body
-from vmbackup.cluster.errors import Conflict, Denied, NotFound
+from vmbackup.cluster.errors import APIServerAway, Conflict, Denied, NotFound
 from vmbackup.cluster.events import Happening, Recorder
 from vmbackup.cluster.resources import LOCATION, VMBACKUP, Kind, Resources
-from vmbackup.controller.cache import Cache
-from vmbackup.core.kstatus import epoch
+from vmbackup.controller.cache import Cache, Finished
 from vmbackup.core.location_report import location_status, same_but_for_bytes
 from vmbackup.core.turn_report import status_of_turn
 from vmbackup.core.turns import MISSING, Bind, Limits, Lost, Refuse, Scene, Turn, Wait, plan_turns
 
 SPACE_SECONDS = 30.0  # figures of free space alone are written at most so often
 DENIED_SECONDS = 5.0  # rest after a write was forbidden; a restarted API server forbids all for a moment
+FAULT_SECONDS = 30.0  # rest after a fault of ours with one object
 
 log = logging.getLogger(__name__)
 
@@ -47,33 +46,37 @@ class Reconciler:
         self._limits = limits
         self._missing_since: dict[str, float] = {}
         self._space_written_at: dict[str, float] = {}
-        self._denied_until: dict[str, float] = {}
+        self._resting_until: dict[str, float] = {}
+        self._told: dict[str, tuple[str, ...]] = {}
 
     def reconcile(self, now: float) -> None:
         """Take one pass. Raises: APIServerAway: nothing can be done now."""
-        backups = self._cache.backups()
-        live = self._live_nodes()
         scene = Scene(
-            backups=[backup for backup in backups if not backup.finished],
+            backups=self._cache.backups(),
             hosts=self._cache.hosts(),
             locations=self._cache.locations(),
             namespaces=self._cache.namespaces(),
-            live_nodes=live,
+            live_nodes=self._live_nodes(),
             missing_since=self._missing_since,
         )
         turns = plan_turns(scene, self._limits, now)
         self._remember_missing(turns, now)
-        for turn in turns:
+        for turn in self._news(turns):
             self._guarded(VMBACKUP, turn.backup.metadata, partial(self._take, turn, now))
-        for backup in backups:
-            if backup.finished:
-                self._tidy(backup, now)
+        for finished in self._cache.finished():
+            self._tidy(finished, now)
         for location in scene.locations.values():
             self._gather(location, scene, now)
 
     def _remember_missing(self, turns: list[Turn], now: float) -> None:
         missing = {turn.backup.metadata.uid for turn in turns if isinstance(turn, Wait) and turn.reason in MISSING}
         self._missing_since = {uid: self._missing_since.get(uid, now) for uid in missing}
+
+    def _news(self, turns: list[Turn]) -> list[Turn]:
+        """Leave out what was told of the same version already: a long queue costs nothing while it waits."""
+        words = {turn.backup.metadata.uid: _words(turn) for turn in turns}
+        self._told = {uid: told for uid, told in self._told.items() if words.get(uid) == told}
+        return [turn for turn in turns if turn.backup.metadata.uid not in self._told]
 
     def _take(self, turn: Turn, now: float, body: Body) -> None:
         backup = turn.backup
@@ -84,6 +87,8 @@ class Reconciler:
             # The finalizer comes first: nothing may vanish while a VM is on its way home.
             body = self._wrote(VMBACKUP, self._resources.add_finalizer(VMBACKUP, body))
         written = self._resources.patch_status(VMBACKUP, body, status_of_turn(turn, now))
+        if isinstance(turn, Wait | Lost):
+            self._told[backup.metadata.uid] = _words(turn)
         if written is body:
             return
         self._wrote(VMBACKUP, written)
@@ -100,12 +105,12 @@ class Reconciler:
             case Wait(reason=reason, message=message):
                 log.info("%s: %s: %s", backup.key, reason, message)
 
-    def _tidy(self, backup: VMBackup, now: float) -> None:
+    def _tidy(self, finished: Finished, now: float) -> None:
         """Let a finished backup go: its finalizer at once, the resource when its time is over."""
-        if names.FINALIZER in backup.metadata.finalizers:
-            self._guarded(VMBACKUP, backup.metadata, self._release)
-        elif _expired(backup, now) and not backup.metadata.deletion_timestamp:
-            self._guarded(VMBACKUP, backup.metadata, self._expire)
+        if finished.held:
+            self._guarded(VMBACKUP, finished.metadata, self._release)
+        elif finished.expires_at is not None and now >= finished.expires_at:
+            self._guarded(VMBACKUP, finished.metadata, self._expire)
 
     def _release(self, body: Body) -> None:
         written = self._resources.remove_finalizer(VMBACKUP, body)
@@ -140,8 +145,9 @@ class Reconciler:
     def _guarded(self, kind: Kind, metadata: ObjectMeta, write: Callable[[Body], None]) -> None:
         """Write to one object; its troubles must not keep the others waiting. Raises: APIServerAway."""
         entry = self._cache.entry(kind, metadata.uid)
-        if entry is None or self._denied_until.get(metadata.uid, 0.0) > time.monotonic():
+        if entry is None or self._resting_until.get(metadata.uid, 0.0) > time.monotonic():
             return
+        self._resting_until.pop(metadata.uid, None)
         try:
             write(entry.body)
         except Conflict as conflict:
@@ -151,7 +157,12 @@ class Reconciler:
             self._cache.drop(kind, metadata.uid)
         except Denied as denied:
             log.error("%s", denied)  # noqa: TRY400 - the server's words say it all
-            self._denied_until[metadata.uid] = time.monotonic() + DENIED_SECONDS
+            self._resting_until[metadata.uid] = time.monotonic() + DENIED_SECONDS
+        except APIServerAway:
+            raise
+        except Exception:
+            log.exception("%s %s: unforeseen fault", kind.name, metadata.name)
+            self._resting_until[metadata.uid] = time.monotonic() + FAULT_SECONDS
 
     def _read_again(self, kind: Kind, metadata: ObjectMeta) -> None:
         try:
@@ -178,8 +189,7 @@ class Reconciler:
         self._recorder.record(Happening(kind.name, metadata, type_, reason, action, note))
 
 
-def _expired(backup: VMBackup, now: float) -> bool:
-    ttl = backup.spec.ttl_seconds_after_finished
-    if ttl is None or backup.status.completion_time is None:
-        return False
-    return now >= epoch(backup.status.completion_time) + ttl
+def _words(turn: Turn) -> tuple[str, ...]:
+    """Return what a turn says, and of which version of the backup."""
+    reason, message = getattr(turn, "reason", ""), getattr(turn, "message", "")
+    return type(turn).__name__, reason, message, turn.backup.metadata.resource_version

@@ -38,6 +38,7 @@ class Survey:
         self._nodes = NodeWatch()
         self._live: frozenset[str] = frozenset()
         self._unheard: dict[Kind, dict[str, str]] = {}
+        self._loaded_at = float("-inf")
         self._asked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="survey", daemon=True)
 
@@ -52,20 +53,24 @@ class Survey:
         if node not in self._live:
             self._asked.set()
 
+    def loaded_within(self, seconds: float) -> bool:
+        """Return whether the cache was filled from lists so short a time ago."""
+        return time.monotonic() - self._loaded_at <= seconds
+
     def load(self, stopping: threading.Event) -> bool:
-        """Fill the cache from lists, as often as it takes; False when stopped before."""
-        while not stopping.is_set():
-            try:
-                for kind in WATCHED:
-                    self._cache.replace(kind, self._resources.list(kind))
-                self._look_at_leases()
-            except NotFound as missing:
-                log.warning("The CustomResourceDefinitions are not installed yet: %s", missing)
-            except VMBackupError as error:
-                log.warning("Cannot read the cluster yet: %s", error)
-            else:
-                return True
-            stopping.wait(LOAD_RETRY_SECONDS)
+        """Fill the cache from lists; False after a rest when that was not possible yet."""
+        try:
+            for kind in WATCHED:
+                self._cache.replace(kind, self._resources.list(kind))
+            self._look_at_leases()
+        except NotFound as missing:
+            log.warning("The CustomResourceDefinitions are not installed yet: %s", missing)
+        except VMBackupError as error:
+            log.warning("Cannot read the cluster yet: %s", error)
+        else:
+            self._loaded_at = time.monotonic()
+            return True
+        stopping.wait(LOAD_RETRY_SECONDS)
         return False
 
     def _run(self) -> None:

@@ -3,6 +3,7 @@
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Freeze, Quiesced
 from vmbackup.api.vmbackup import Outcome, Phase, Quiesce
+from vmbackup.core.copying import OVERLAY_RESERVE_BYTES, overlay_space_low
 from vmbackup.core.rules import (
     Act,
     Fail,
@@ -72,11 +73,23 @@ def required_but_refused(view: View) -> bool:
     return required(view) and failed(FreezeGuest)(view)
 
 
+def _touched(view: View) -> str:
+    return "nothing was touched" if view.run.attempt == 1 else f"attempt {view.run.attempt} was not begun"
+
+
 def _no_space(view: View) -> str:
     return (
         f"VM {view.run.domain}: the disks hold {human_bytes(needed_bytes(view))}, but {view.run.location_path} has "
-        f"{human_bytes(view.store.free_bytes)} free and must keep {human_bytes(view.store.reserve_bytes)}; nothing was "
-        "touched. Free space in the location, or exclude disks."
+        f"{human_bytes(view.store.free_bytes)} free and must keep {human_bytes(view.store.reserve_bytes)}; "
+        f"{_touched(view)}. Free space in the location, or exclude disks."
+    )
+
+
+def _no_overlay_space(view: View) -> str:
+    return (
+        f"VM {view.run.domain}: only {human_bytes(view.store.overlay_free_bytes or 0)} are free beside its disks, and "
+        f"{human_bytes(OVERLAY_RESERVE_BYTES)} must be for what the guest writes while they are copied; "
+        f"{_touched(view)}. Free space there, or use method Push."
     )
 
 
@@ -97,6 +110,7 @@ def _interrupted(view: View) -> str:
 
 UNUSABLE = because(Reason.LOCATION_UNUSABLE, lambda view: view.store.problem)
 NO_SPACE = because(Reason.NO_SPACE, _no_space)
+NO_OVERLAY_SPACE = because(Reason.NO_SPACE, _no_overlay_space)
 NO_AGENT = because(Reason.QUIESCE_FAILED, _no_agent)
 STOPPED = because(Reason.SOURCE_LOST, _stopped, heals=True)
 INTERRUPTED = because(Reason.INTERRUPTED, _interrupted, heals=True)
@@ -135,6 +149,11 @@ def beginning(then: Phase) -> Table:
             Rule("too little space", too_little_space, Fail(NO_SPACE, Phase.DISCARDING, Outcome.REFUSED)),
             Rule("directory refused", failed(MakeDirectory), Fail(last_error(Reason.STORE_ERROR), Phase.DISCARDING)),
             Rule("no directory", no_directory, Act(lambda _: MakeDirectory())),
+            Rule(
+                "too little space for overlays",
+                overlay_space_low,
+                Fail(NO_OVERLAY_SPACE, Phase.DISCARDING, Outcome.REFUSED),
+            ),
             Rule("drain refused", failed(DrainStatistics), Fail(last_error(Reason.HYPERVISOR_ERROR), Phase.DISCARDING)),
             Rule("old statistics", old_statistics, Act(lambda _: DrainStatistics())),
             Rule("prepared", always, Go(Phase.FREEZING)),

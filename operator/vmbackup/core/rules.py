@@ -121,7 +121,10 @@ class Fail:
     def move(self, view: View) -> Move:
         changes: dict[str, object] = {"phase": self.to, "tries": 0, "not_before": 0.0}
         if view.run.outcome is None:
-            changes |= {"outcome": self.outcome, "failure": self.failure(view)}
+            # Refused tells that nothing was touched: not so when an earlier attempt was begun.
+            refused = self.outcome is Outcome.REFUSED and view.run.attempt > 1
+            outcome = Outcome.FAILED if refused else self.outcome
+            changes |= {"outcome": outcome, "failure": self.failure(view)}
         return Move(_noted(view, changes))
 
 

@@ -8,14 +8,18 @@ from contextlib import contextmanager, suppress
 
 import libvirt
 
+from vmbackup.api.conditions import Reason
+from vmbackup.errors import NotYet, VMBackupError
 from vmbackup.hypervisor.failures import attempt
 
 KEEPALIVE_SECONDS = 5
 KEEPALIVE_MISSES = 3
+OPEN_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
-_loop_lock = threading.Lock()
+_process_lock = threading.Lock()
 _loop_runs = False
+_hanging: dict[str, threading.Thread] = {}  # by URI: the last attempt to connect that got no answer in time
 
 
 def run_event_loop() -> None:
@@ -25,7 +29,7 @@ def run_event_loop() -> None:
     that hangs is never noticed. It runs in a thread of its own, so that nobody's slow turn can stop it.
     """
     global _loop_runs  # noqa: PLW0603 - libvirt keeps the loop per process, so must we
-    with _loop_lock:
+    with _process_lock:
         if _loop_runs:
             return
         # libvirt prints every error to stderr unless somebody takes it.
@@ -45,12 +49,64 @@ def _turn_for_ever() -> None:
 
 
 def open_connection(uri: str) -> libvirt.virConnect:
-    """Return a new connection. Raises: NotYet: the daemon is away."""
+    """Return a new connection.
+
+    Raises: NotYet: the daemon is away, or does not answer in time; then later calls fail at once until it answers.
+    """
     run_event_loop()
-    with attempt(f"Connecting to {uri}"):
-        connection = libvirt.open(uri)
-        connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_MISSES)
-        return connection
+    with _process_lock:
+        hanging = _hanging.get(uri)
+        if hanging is not None and hanging.is_alive():
+            raise _silent(uri)
+    opener = _Opener(uri)
+    opener.start()
+    return opener.result()
+
+
+class _Opener(threading.Thread):
+    """Opens a connection: a daemon that hangs accepts it and never says a word, and no keepalive runs yet."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(name=f"open {uri}", daemon=True)
+        self._uri = uri
+        self._lock = threading.Lock()
+        self._given_up = False
+        self._connection: libvirt.virConnect | None = None
+        self._error: VMBackupError | None = None
+
+    def run(self) -> None:
+        try:
+            with attempt(f"Connecting to {self._uri}"):
+                connection = libvirt.open(self._uri)
+                connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_MISSES)
+        except VMBackupError as error:
+            self._error = error
+            return
+        with self._lock:
+            if not self._given_up:
+                self._connection = connection
+                return
+        close(connection)
+
+    def result(self) -> libvirt.virConnect:
+        """Raises: NotYet: the daemon is away, or does not answer in time."""
+        self.join(OPEN_SECONDS)
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            if self._connection is not None:
+                return self._connection
+            self._given_up = True
+        with _process_lock:
+            _hanging[self._uri] = self
+        raise _silent(self._uri)
+
+
+def _silent(uri: str) -> NotYet:
+    return NotYet(
+        Reason.HYPERVISOR_AWAY,
+        f"Connecting to {uri}: the daemon is silent for {OPEN_SECONDS:.0f} s now. See what it hangs on; we look again.",
+    )
 
 
 @contextmanager

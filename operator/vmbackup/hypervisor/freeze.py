@@ -52,7 +52,10 @@ class Freezer:
         """
         frozen = _Frozen(time.monotonic())
         with self._lock:
+            before = self._last.get(run.domain_uuid)
             self._last[run.domain_uuid] = frozen
+        if before is not None:
+            before.end()  # its watchdog must not thaw the new freeze
         watchdog = threading.Thread(
             target=self._watch, args=(run, frozen, limit_seconds), name=f"thaw {run.domain}", daemon=True
         )
@@ -110,6 +113,8 @@ class Freezer:
                 domain = connection.lookupByUUIDString(run.domain_uuid)
                 domain.agentSetResponseTimeout(THAW_ANSWER_SECONDS, 0)
                 domain.fsThaw()
+                # The VM's own setting is libvirt's default again: others may ask the agent for what takes long.
+                domain.agentSetResponseTimeout(libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
             except libvirt.libvirtError as error:
                 if is_code(error, libvirt.VIR_ERR_NO_DOMAIN) or is_not_running(error):
                     return

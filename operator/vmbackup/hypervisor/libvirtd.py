@@ -70,10 +70,8 @@ class Libvirtd:
     def vms(self) -> list[KnownDomain]:
         """Return every domain of the daemon, running or not. Raises: NotYet: the daemon is away."""
         with attempt(f"Listing the VMs of {self._uri}"):
-            return [
-                KnownDomain(domain.name(), domain.UUIDString(), bool(domain.isActive()), _owner(domain))
-                for domain in self._connections.get().listAllDomains()
-            ]
+            listed = self._connections.get().listAllDomains()
+            return [known for domain in listed if (known := _known(domain)) is not None]
 
     def watch(self, callback: Callable[[str], None]) -> Watch:
         """Call `callback` with a VM's UUID whenever something happened to it, until the watch is stopped.
@@ -163,12 +161,21 @@ class Libvirtd:
             return DomainFacts(name, uuid, "absent")
 
 
+def _known(domain: libvirt.virDomain) -> KnownDomain | None:
+    try:
+        return KnownDomain(domain.name(), domain.UUIDString(), bool(domain.isActive()), _owner(domain))
+    except libvirt.libvirtError as error:
+        if is_code(error, libvirt.VIR_ERR_NO_DOMAIN):
+            return None  # undefined since it was listed
+        raise
+
+
 def _owner(domain: libvirt.virDomain) -> str | None:
     try:
         return read_owner(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, names.METADATA_NAMESPACE))
     except Failed:
         return ""  # an element that cannot be read: somebody meant to restrict the VM
     except libvirt.libvirtError as error:
-        if is_code(error, libvirt.VIR_ERR_NO_DOMAIN_METADATA, libvirt.VIR_ERR_NO_DOMAIN):
+        if is_code(error, libvirt.VIR_ERR_NO_DOMAIN_METADATA):
             return None
         raise

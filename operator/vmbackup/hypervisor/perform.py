@@ -15,6 +15,7 @@ from vmbackup.hypervisor.observe import read_live, running_backup, running_opera
 from vmbackup.hypervisor.request_xml import backup_xml, snapshot_xml
 
 FIRST_FULL_PUSH = 7_002_000  # libvirt 7.2.0; before, backupBegin wants QEMU features that no release had
+NOT_SEEN = "No such file or directory"
 SNAPSHOT_FLAGS = (
     libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
     | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
@@ -44,7 +45,22 @@ def begin_push(domain: libvirt.virDomain, run: Run, step: BeginPush) -> None:
             )
         _check_idle(domain, run, what)
         xml = backup_xml(read_live(domain).disks, dict(step.targets))
-        domain.backupBegin(xml, None, 0)
+        try:
+            domain.backupBegin(xml, None, 0)
+        except libvirt.libvirtError as error:
+            if NOT_SEEN in (error.get_error_message() or ""):
+                raise _not_seen(what, error) from error
+            raise
+
+
+def _not_seen(what: str, error: libvirt.libvirtError) -> Failed:
+    return Failed(
+        Reason.BACKUP_JOB_FAILED,
+        f"{what}: libvirt says: {error.get_error_message()}. The directory of the location must exist where QEMU runs; "
+        "one that was mounted after the VM was started is seen only where / is a shared mount "
+        "(`mount --make-rshared /`), or after the VM's next start.",
+        heals=True,
+    )
 
 
 def abort_job(domain: libvirt.virDomain, run: Run) -> None:

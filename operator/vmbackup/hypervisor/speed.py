@@ -13,6 +13,7 @@ import libvirt
 import libvirt_qemu
 
 from vmbackup.api.conditions import Reason
+from vmbackup.core.method import LIMIT_KNOWN_GOOD
 from vmbackup.core.steps import LimitSpeed
 from vmbackup.errors import Failed, VMBackupError
 from vmbackup.hypervisor.connection import fresh_connection
@@ -31,6 +32,10 @@ def limit_speed(uri: str, uuid: str, step: LimitSpeed, *, may_use_monitor: bool)
         NotYet: the daemon is away.
         Failed: the daemon does not let the limit through, and the monitor may not be used.
     """
+    if may_use_monitor and not _lets_limits_through(uri):
+        # Trying the other way first would leave the job at full speed for seconds, and a call that hangs for 30.
+        _limit_by_monitor(uri, uuid, step)
+        return
     call = _Call(uri, uuid, step)
     call.start()
     call.join(GRACE_SECONDS)
@@ -46,6 +51,12 @@ def limit_speed(uri: str, uuid: str, step: LimitSpeed, *, may_use_monitor: bool)
             "or let the agent use the QEMU monitor.",
         )
     _limit_by_monitor(uri, uuid, step)
+
+
+def _lets_limits_through(uri: str) -> bool:
+    """Tell whether the daemon is of a release that was seen to do so."""
+    with fresh_connection(uri) as connection, attempt(f"Asking {uri} for its version"):
+        return bool(connection.getLibVersion() <= LIMIT_KNOWN_GOOD)
 
 
 class _Call(threading.Thread):

@@ -20,6 +20,7 @@ EVENTS = (
     libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
 )
 AGAIN_SECONDS = 1.0
+STOP_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +39,10 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the watch; no call is made afterwards."""
+        """End the watch; no call is made afterwards. A daemon that hangs does not hold the caller up."""
         self._stopped = True
         self._changed.set()
-        self._thread.join()
+        self._thread.join(STOP_SECONDS)
 
     def _keep(self) -> None:
         while not self._stopped:

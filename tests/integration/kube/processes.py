@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from testbed.controlplane import ControlPlane
 from vmbackup.api import names
 from vmbackup.api.host import HostedVM, LocationSpace, VMHostStatus
@@ -17,35 +19,16 @@ from vmbackup.cluster.client import Client
 from vmbackup.cluster.resources import LEASE, VMBACKUP, VMHOST, Resources
 
 Body = dict[str, Any]
-# What the controller needs, and nothing more: no Secrets, no Nodes, no Pods.
-RULES = [
-    {"apiGroups": [names.GROUP], "resources": ["vmbackups"], "verbs": ["get", "list", "watch", "patch", "delete"]},
-    {"apiGroups": [names.GROUP], "resources": ["vmbackuplocations"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": [names.GROUP], "resources": ["vmhosts"], "verbs": ["list", "watch"]},
-    {"apiGroups": [names.GROUP], "resources": ["vmbackups/status", "vmbackuplocations/status"], "verbs": ["patch"]},
-    {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]},
-    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
-]
-LEASE_RULES = [
-    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "list", "create", "patch"]}
-]
+MANIFEST = Path(__file__).resolve().parents[3] / "manifests" / "rbac" / "controller.yaml"
 
 
 def grant(cluster: ControlPlane, namespace: str) -> Path:
-    """Make the controller's service account with exactly its rights; return its kubeconfig."""
-    kubeconfig = cluster.service_account_kubeconfig(namespace, "controller")
-    subject = [{"kind": "ServiceAccount", "name": "controller", "namespace": namespace}]
-    api = "rbac.authorization.k8s.io/v1"
-    for kind, where, rules in (
-        ("ClusterRole", {"name": f"controller-{namespace}"}, RULES),
-        ("Role", {"name": "controller", "namespace": namespace}, LEASE_RULES),
-    ):
-        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": where["name"]}
-        cluster.apply({"apiVersion": api, "kind": kind, "metadata": where, "rules": rules})
-        cluster.apply(
-            {"apiVersion": api, "kind": f"{kind}Binding", "metadata": where, "roleRef": reference, "subjects": subject}
-        )
-    return kubeconfig
+    """Give the controller's service account the shipped rights, in a namespace of the test; return its kubeconfig."""
+    for body in yaml.safe_load_all(MANIFEST.read_text().replace("vmbackup-system", namespace)):
+        if body["kind"] == "ClusterRoleBinding":
+            body["metadata"]["name"] += f"-{namespace}"
+        cluster.apply(body)
+    return cluster.service_account_kubeconfig(namespace, "controller")
 
 
 class ControllerProcess:

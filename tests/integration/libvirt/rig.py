@@ -27,7 +27,7 @@ from vmbackup.units import MIB
 
 NAMESPACE = "team-a"
 RUN_SECONDS = 120.0
-HELD_MIB = 1024
+HELD_MIB = 1536
 TESTS = Path(__file__).resolve().parents[2]
 _numbers = itertools.count(1)
 
@@ -43,8 +43,25 @@ class Rig:
         for directory in (self.place, self.disks, self.location, self.state):
             directory.mkdir(mode=0o755)
         self.vms: list[VM] = []
+        self._elsewhere: list[Path] = []
+        self._ends: list[Callable[[], object]] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._backups: list[Backup] = []
+
+    def move_to(self, file_system: str, *, disks: bool = False) -> Path:
+        """Let the sets (or the disks) of this test lie on another file system; return its root."""
+        root = self.daemon.images / file_system
+        here = root / f"t{self.number}"
+        if here not in self._elsewhere:
+            here.mkdir(mode=0o755)
+            self._elsewhere.append(here)
+        if disks:
+            self.disks = here / "disks"
+            self.disks.mkdir(mode=0o755)
+        else:
+            self.location = here / "location"
+            self.location.mkdir(mode=0o755)
+        return root
 
     # -- making -------------------------------------------------------------------------------------------------
 
@@ -85,12 +102,18 @@ class Rig:
 
     # -- running ------------------------------------------------------------------------------------------------
 
-    def engine(self, *, may_use_monitor: bool = False, hook: Hook = no_hook) -> Engine:
-        return Engine(self.daemon.uri, self.state, may_use_monitor=may_use_monitor, hook=hook)
-
-    def backup(self, vm: VM, *, request: Request | None = None, hook: Hook = no_hook, **spec: Any) -> "Backup":
+    def backup(
+        self,
+        vm: VM,
+        *,
+        request: Request | None = None,
+        hook: Hook = no_hook,
+        may_use_monitor: bool = False,
+        **spec: Any,
+    ) -> "Backup":
         """Begin a backup in a thread. Raises: Refused, NotYet: nothing was touched."""
-        backup = Backup(self.engine(hook=hook), request or self.request(vm, **spec))
+        engine = Engine(self.daemon.uri, self.state, may_use_monitor=may_use_monitor, hook=hook)
+        backup = Backup(engine, request or self.request(vm, **spec))
         self._backups.append(backup)
         return backup
 
@@ -146,9 +169,16 @@ class Rig:
     def debris(self) -> list[str]:
         """Return what is unfinished in the location, and overlays anywhere."""
         unfinished = [path for path in self.location.rglob(".*") if path.name != ".lost+found"]
-        return sorted(str(path) for path in [*unfinished, *self.place.rglob(".vmbackup.*")])
+        overlays = [path for top in (self.place, *self._elsewhere) for path in top.rglob(".vmbackup.*")]
+        return sorted(str(path) for path in [*unfinished, *overlays])
+
+    def at_end(self, deed: Callable[[], object]) -> None:
+        """Do something before the VMs are removed."""
+        self._ends.append(deed)
 
     def close(self) -> None:
+        for deed in self._ends:
+            deed()
         for process in self._processes:
             process.kill()
             process.wait()
@@ -157,7 +187,8 @@ class Rig:
             backup.thread.join(RUN_SECONDS)
         for vm in self.vms:
             vm.remove()
-        shutil.rmtree(self.place)
+        for directory in (self.place, *self._elsewhere):
+            shutil.rmtree(directory)
 
 
 Edit = Callable[[str], str]

@@ -19,6 +19,7 @@ from vmbackup.api import names
 PATIENCE_SECONDS = 90.0
 LOOK_SECONDS = 0.1
 MIB = 1 << 20
+HELD_BYTES = (512 * MIB, 1024 * MIB, 2048 * MIB)  # QEMU copies much before a speed limit bites
 Body = dict[str, Any]
 
 
@@ -109,14 +110,24 @@ class Tenant:
     def begin_slow(self, method: str, seconds: int = 60, **more: Any) -> str:
         """Make VM web, begin a backup that stays in the middle of its copy, and return the domain's name.
 
-        A push job is nearly stopped (QEMU copies much before the limit bites, so the disk is large) until `release`;
-        a copy of a snapshot takes so many seconds. more: fields of the spec.
+        A push job is nearly stopped until `release`; a copy of a snapshot takes so many seconds.
+        more: fields of the spec.
         """
-        push = method == "Push"
-        domain = self.vm(data_bytes=512 * MIB if push else seconds * MIB)
-        self.back_up(method=method, maxBytesPerSecond="64Ki" if push else "1Mi", **more)
-        self.hold(domain=domain)
-        return domain
+        if method == "Snapshot":
+            domain = self.vm(data_bytes=seconds * MIB)
+            self.back_up(method=method, maxBytesPerSecond="1Mi", **more)
+            self.until(lambda backup: backup.phase == "Copying" and backup.bytes_done > 0)
+            return domain
+        for data_bytes in HELD_BYTES:
+            domain = self.vm(data_bytes=data_bytes)
+            self.back_up(method=method, maxBytesPerSecond="64Ki", **more)
+            backup = self.until(lambda backup: backup.over or self._bandwidth(domain) > 0)
+            if not backup.over and self._bandwidth(domain) > 0:
+                return domain
+            self.kubectl("delete", "vmb", "backup")
+            self.remove(domain)
+            shutil.rmtree(self.directory / self.namespace)
+        raise AssertionError("QEMU copied everything before the limit bit")
 
     def make_location(self, name: str = "", path: Path | None = None, **spec: Any) -> str:
         """Make a location that admits this namespace, by default on a fresh directory, and return its name."""
@@ -142,18 +153,19 @@ class Tenant:
     def kubectl(self, *arguments: str, input: str | None = None) -> str:  # noqa: A002 - subprocess calls it so
         return self.stage.cluster.kubectl("--namespace", self.namespace, *arguments, input=input)
 
-    def hold(self, name: str = "backup", domain: str = "") -> Backup:
-        """Return a backup in the middle of its copy. A push job stays there until `release`; see `begin_slow`."""
-        backup = self.until(lambda backup: backup.phase == "Copying" and backup.bytes_done > 0, name)
-        if backup.spec["method"] == "Push":
-            eventually(lambda: self._bandwidth(domain or f"{self.namespace}_web"), "the speed limit is in force")
-        return backup
-
-    def release(self, domain: str = "") -> None:
+    def release(self, domain: str) -> None:
         """Let a held push job run at full speed."""
         connection = libvirt.open(self.stage.nodes["node-1"].host.uri)
-        connection.lookupByName(domain or f"{self.namespace}_web").blockJobSetSpeed("vda", 0)
+        connection.lookupByName(domain).blockJobSetSpeed("vda", 0)
         connection.close()
+
+    def remove(self, domain: str, node: Node | None = None) -> None:
+        """Take a VM and its images away."""
+        node = node or self.stage.nodes["node-1"]
+        remove_domain(node, domain)
+        self._domains.remove((node, domain))
+        for image in node.host.images.glob(f"{domain}.*"):
+            image.unlink()
 
     def _bandwidth(self, domain: str) -> int:
         connection = libvirt.open(self.stage.nodes["node-1"].host.uri)
@@ -227,8 +239,11 @@ class Tenant:
     def is_home(self, domain: str, node: Node | None = None) -> bool:
         """Return whether the VM runs on its own images and no job works on it."""
         on_images = set(self.sources(domain, node)) <= {str(image) for image in self._images}
-        job = self.virsh("domjobinfo", domain, node=node)
-        return on_images and "None" in job and self.virsh("domstate", domain, node=node).strip() == "running"
+        idle = "None" in self.virsh("domjobinfo", domain, node=node)
+        return on_images and idle and self.virsh("domstate", domain, node=node).strip() == "running"
+
+    def job_runs(self, domain: str) -> bool:
+        return "None" not in self.virsh("domjobinfo", domain)
 
     def virsh(self, *arguments: str, node: Node | None = None) -> str:
         host = (node or self.stage.nodes["node-1"]).host

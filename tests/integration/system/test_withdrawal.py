@@ -123,7 +123,7 @@ def test_location_deleted_in_mid_copy(tenant: Tenant, method: str) -> None:
     domain = tenant.begin_slow(method, seconds=4)
     tenant.kubectl("delete", "vmbl", tenant.location)
     if method == "Push":
-        tenant.release()
+        tenant.release(domain)
     tenant.until_succeeded()
     assert len(tenant.sets()) == 1
     assert tenant.is_home(domain)

@@ -128,9 +128,10 @@ def test_every_refusal_says_what_happens_next(
         assert caught.value.retry_after_seconds == 7
 
 
-def test_an_answer_that_is_not_json_is_told_as_it_came(server: Server, client: Client) -> None:
-    server.answer = says(502, b"<html>bad gateway</html>")
-    with pytest.raises(APIServerAway, match="bad gateway"):
+@pytest.mark.parametrize(("status", "words"), [(502, "bad gateway"), (200, "no JSON")])
+def test_a_page_of_somebody_in_between_is_no_answer(server: Server, client: Client, status: int, words: str) -> None:
+    server.answer = says(status, b"<html>bad gateway</html>")
+    with pytest.raises(APIServerAway, match=words):
         client.get("/apis/x")
 
 

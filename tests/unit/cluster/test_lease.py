@@ -108,6 +108,15 @@ def test_a_short_absence_of_the_api_server_costs_no_lead(server: FakeApiServer, 
     assert not lost
 
 
+def test_an_unforeseen_fault_does_not_leave_a_leader_who_never_renews(server: FakeApiServer, elections: Any) -> None:
+    lost: list[str] = []
+    leader = elections("leader", lost)
+    eventually(lambda: leader.leading)
+    server.trouble = failing(10_000, cast(Any, RuntimeError("a fault of ours")))
+    eventually(lambda: lost)
+    assert not leader.leading
+
+
 def test_a_thief_is_noticed(server: FakeApiServer, elections: Any) -> None:
     lost: list[str] = []
     leader = elections("leader", lost)

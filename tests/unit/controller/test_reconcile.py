@@ -193,3 +193,27 @@ def test_a_location_tells_what_the_nodes_see(stage: Any) -> None:
     assert stage.server.writes() == []
     stage.reconciler.reconcile(NOW + 40)
     assert stage.server.objects[LOCATION.path("nightly")]["status"]["nodes"][0]["freeBytes"] == 6
+
+
+def test_a_fault_with_one_object_does_not_stop_the_others(web: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    web.backup("b1", vm="db")
+    web.backup("b2")
+
+    def fault(method: str, path: str) -> None:
+        if "/b1" in path:
+            raise RuntimeError("a fault of ours")
+
+    web.server.trouble = fault
+    web.reconciler.reconcile(NOW)
+    assert web.read("b2")["status"]["node"] == "n1"
+
+
+def test_a_word_that_somebody_else_has_overwritten_is_told_again(web: Any) -> None:
+    web.backup("b1", status={"node": "n1", "phase": "Copying"})
+    web.live.clear()
+    for second in range(3):
+        web.reconciler.reconcile(NOW + second)
+    web.server.change(web.path("b1"), status={"conditions": [], "progress": {"percent": 50}})
+    web.hear()
+    web.reconciler.reconcile(NOW + 9)
+    assert web.reason("b1") == "NodeLost"

@@ -64,20 +64,17 @@ def test_busy_objects_are_no_fault(stage: Any, survey: Survey, health: Health) -
         stage.hear()
 
 
-def test_loading_waits_for_the_api_server_and_for_the_crds(
+def test_loading_fails_without_the_api_server_and_without_the_crds(
     stage: Any, survey: Survey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOAD_RETRY_SECONDS", 0.01)
-    stage.server.trouble = failing(2)
+    stage.server.trouble = failing(1)
+    assert not survey.load(threading.Event())
+    stage.server.trouble = failing(1, NotFound("the server could not find the requested resource"))
+    assert not survey.load(threading.Event())
+    assert not survey.loaded_within(3600)
     assert survey.load(threading.Event())
-    stage.server.trouble = failing(2, NotFound("the server could not find the requested resource"))
-    assert survey.load(threading.Event())
-
-
-def test_loading_ends_when_the_process_does(stage: Any, survey: Survey) -> None:
-    stopping = threading.Event()
-    stopping.set()
-    assert not survey.load(stopping)
+    assert survey.loaded_within(3600)
 
 
 def ask(port: int, path: str) -> tuple[int, Any]:

@@ -7,7 +7,7 @@ import pytest
 
 from vmbackup.api.conditions import Reason
 from vmbackup.errors import Failed
-from vmbackup.hypervisor.domain_xml import read_domain, read_push_targets
+from vmbackup.hypervisor.domain_xml import parse, read_domain, read_push_targets
 from vmbackup.hypervisor.request_xml import backup_xml, snapshot_xml
 
 DATA = Path(__file__).parents[2] / "data"
@@ -16,7 +16,7 @@ HOSTILE = "/srv/\"'><disk name='vdc' backup='yes'/>&x;.qcow2"
 
 
 def indented(xml: str) -> str:
-    root = ElementTree.fromstring(xml)
+    root = parse(xml)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
@@ -33,7 +33,7 @@ def test_snapshot_of_two_disks_lists_the_others_as_left_out() -> None:
 
 def test_path_cannot_break_out_of_its_attribute() -> None:
     assert read_push_targets(backup_xml(DISKS, {"vda": HOSTILE})) == {"vda": HOSTILE}
-    named = ElementTree.fromstring(snapshot_xml(DISKS, {"vda": HOSTILE})).findall("disks/disk[@snapshot='external']")
+    named = parse(snapshot_xml(DISKS, {"vda": HOSTILE})).findall("disks/disk[@snapshot='external']")
     assert [disk.find("source").get("file") for disk in named] == [HOSTILE]  # type: ignore[union-attr]
 
 

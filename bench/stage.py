@@ -1,0 +1,106 @@
+"""What all sides are measured on: one libvirtd 9.0, one idle VM, one file system, one Kubernetes API server."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.cache import remove
+from testbed.controlplane import ControlPlane
+from testbed.guests import Disk, domain_xml, start_guest
+from testbed.holder import AGENT, CONTROLLER, REPOSITORY, Operator
+from testbed.hypervisor import Libvirtd
+from testbed.images import disk_image
+from testbed.tools import tool
+
+GIB = 1 << 30
+VIRTUAL_BYTES, DATA_BYTES = 4 * GIB, GIB
+NAMESPACE, VM, LOCATION, NODE = "demo", "db", "local", "bench"
+DOMAIN = f"{NAMESPACE}_{VM}"
+READY = """--for=jsonpath={.status.conditions[?(@.type=="Ready")].status}=True"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`work`: where sides put what they write, in the file system of the disk. `sets`: the location."""
+
+    host: Libvirtd
+    cluster: ControlPlane
+    disk: Path
+    state: Path
+
+    @property
+    def uri(self) -> str:
+        return self.host.uri
+
+    @property
+    def work(self) -> Path:
+        return self.host.images / "work"
+
+    @property
+    def sets(self) -> Path:
+        return self.state / "sets"
+
+    def prepare(self) -> None:
+        """Make it alike for everybody: nothing written waits for the disk, the source is in the page cache."""
+        for directory in (self.work, self.sets):  # they stay themselves: the agent looks whether its location is there
+            for entry in directory.iterdir():
+                remove(entry)
+        os.sync()
+        with self.disk.open("rb") as stream:
+            while stream.read(1 << 20):
+                pass
+
+
+@contextlib.contextmanager
+def stage(state: Path) -> Iterator[Stage]:
+    """Set everything up below `state`, which is removed at the end; controller and agent run and are Ready."""
+    shutil.rmtree(state, ignore_errors=True)
+    (state / "log").mkdir(parents=True)
+    try:
+        with Libvirtd("9.0", directory=state / "virt") as host, ControlPlane(state / "k8s") as cluster:
+            disk = disk_image(host.images / "db.qcow2", "qcow2", VIRTUAL_BYTES, DATA_BYTES)
+            start_guest(host.uri, domain_xml(DOMAIN, [Disk(disk)]))
+            made = Stage(host, cluster, disk, state)
+            made.work.mkdir()
+            made.work.chmod(0o777)  # virtnbdbackup's scratch file is made by QEMU
+            made.sets.mkdir()
+            _start_operator(made)
+            yield made
+    finally:
+        shutil.rmtree(state, ignore_errors=True)
+
+
+def resident_mib(role: str) -> float:
+    """Return VmRSS of the controller or agent, the only one in our PID namespace."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_text().split("\0")
+            if words[1:4] == ["-m", "vmbackup", role]:
+                lines = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
+                return int(lines["VmRSS"].split()[0]) / 1024
+    raise RuntimeError(f"no {role} runs")
+
+
+def kubectl(stage: Stage, *arguments: str) -> list[str]:
+    """Return a kubectl command line."""
+    cache = stage.cluster.directory / "kubectl-cache"
+    return [str(tool("kubectl")), f"--kubeconfig={stage.cluster.kubeconfig}", f"--cache-dir={cache}", *arguments]
+
+
+def _start_operator(stage: Stage) -> None:
+    cluster = stage.cluster
+    cluster.apply(REPOSITORY / "crds")
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    spec = {"directory": {"path": str(stage.sets)}, "allowedNamespaces": {"names": [NAMESPACE]}}
+    kind = {"apiVersion": "vmbackup.dev/v1alpha1", "kind": "VMBackupLocation", "metadata": {"name": LOCATION}}
+    cluster.apply(kind | {"spec": spec})
+    operator = Operator(stage.state, cluster, stage.host, NODE)
+    operator.start(CONTROLLER)
+    operator.start(AGENT)
+    for what in (f"vmhost/{NODE}", f"vmbackuplocation/{LOCATION}"):
+        subprocess.run(kubectl(stage, "wait", "--for=create", "--timeout=60s", what), check=True, capture_output=True)
+        subprocess.run(kubectl(stage, "wait", READY, "--timeout=60s", what), check=True, capture_output=True)

@@ -1,0 +1,93 @@
+"""One stage for all cells; every cell's result is written to results.json."""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fault.cell import Cell
+from fault.machine import digest
+from fault.mounts import own_mounts
+from fault.stage import PLAIN, Stage, keep
+
+RESULTS = Path(__file__).with_name("results.json")
+_results: dict[str, dict[str, Any]] = {}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: a cell that only `make fault-full` runs")
+
+
+@pytest.fixture(scope="session")
+def whole_stage() -> Iterator[Stage]:
+    own_mounts()
+    place = Path(tempfile.mkdtemp(prefix="vbf-", dir="/var/tmp"))
+    place.chmod(0o755)
+    stage = Stage(place)
+    try:
+        stage.start()
+        stage.machine.build()
+        stage.until_ready()
+        make_old_set(stage)
+        yield stage
+    finally:
+        stage.stop()
+        if not keep():
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def make_old_set(stage: Stage) -> None:
+    """Have one good set from before, which no fault may touch."""
+    first = Cell(stage, "Push", "Done", "none")
+    first.begin()
+    first.ends()
+    (path,) = first.sets()
+    stage.old_set = {str(file): digest(file) for file in path.iterdir()}
+
+
+@pytest.fixture
+def cell(request: pytest.FixtureRequest, whole_stage: Stage) -> Iterator[Cell]:
+    cell = request.node.cell = Cell(whole_stage, *request.param)
+    whole_stage.machine.until_working()
+    whole_stage.until_ready()
+    yield cell
+    cell.close()
+    whole_stage.mend(spoiled=not cell.whole)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    cell = getattr(item, "cell", None)
+    if call.when == "call" and cell is not None:
+        full = item.get_closest_marker("full") is not None
+        _results[f"{cell.method.lower()}-{cell.phase}-{cell.fault}"] = {
+            "method": cell.method,
+            "phase": cell.phase,
+            "fault": cell.fault,
+            "passed": report.passed,
+            "seconds": round(call.duration, 1),
+            "tier": "full" if full else "fault",
+            **cell.told(),
+        }
+    return report
+
+
+def pytest_sessionfinish() -> None:
+    """Put the cells of this run into the file; cells that were not run keep their last result."""
+    if not _results or "VMBACKUP_FAULT_RESULTS" not in os.environ:
+        return
+    path = Path(os.environ["VMBACKUP_FAULT_RESULTS"])
+    known = json.loads(path.read_text())["cells"] if path.exists() else {}
+    when = time.strftime("%Y-%m-%d", time.gmtime())
+    fresh = {name: {**result, "date": when} for name, result in _results.items()}
+    path.write_text(json.dumps({"cells": dict(sorted({**known, **fresh}.items()))}, indent=1) + "\n")
+
+
+__all__ = ["PLAIN"]

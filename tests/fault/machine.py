@@ -1,0 +1,173 @@
+"""The VM that every cell backs up: two disks, a golden image below one, and a guest that never stops writing."""
+
+import hashlib
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import libvirt_qemu
+
+from integration.libvirt.machines import VM, Portrait, wait_until
+from testbed.boot import boot_files
+from testbed.errors import TestbedError
+from testbed.guests import Boot, Disk, Options, domain_xml, start_guest, wait_until_ready
+from testbed.hypervisor import Libvirtd
+from testbed.images import disk_image, overlay_image, sequence_numbers
+from vmbackup.units import MIB
+
+NAME, SHORT_NAME, NAMESPACE = "fault_web", "web", "fault"
+GOLDEN_MIB, RAW_MIB = 256, 64
+SEQUENCE_REST_MICROSECONDS = 30_000
+TROUBLE = re.compile(r".*(?:I/O error|sequence:|EXT4-fs error|Kernel panic).*")
+AGENT_SECONDS = 10
+HELD_BYTES_PER_SECOND = 65536
+
+
+class Machine:
+    """`disks` holds its images and a foreign file, `golden` the image that belongs to nobody but its owner."""
+
+    def __init__(self, host: Libvirtd, disks: Path) -> None:
+        self.host, self.disks = host, disks
+        self.golden = disks / "golden.qcow2"
+        self.foreign = disks / ".vmbackup.not-ours.txt"
+        self._serial = host.images / "serial.log"
+        self._boot = host.images / "boot"
+        self._failed_before: dict[str, int] = {}
+        self.vm: VM
+
+    # -- its life -----------------------------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """Make the images afresh, start the VM and return when its guest writes."""
+        if hasattr(self, "vm"):
+            self.vm.remove()
+        shutil.rmtree(self.disks, ignore_errors=True) if not self.disks.is_mount() else _empty(self.disks)
+        for directory in (self.disks, self._boot):
+            directory.mkdir(mode=0o755, exist_ok=True)
+        self.foreign.write_text("not ours\n")
+        disk_image(self.golden, "qcow2", GOLDEN_MIB * MIB, (GOLDEN_MIB - 32) * MIB)
+        self.golden_digest = digest(self.golden)
+        vda = overlay_image(self.disks / "vda.qcow2", self.golden)
+        vdb = disk_image(self.disks / "vdb.raw", "raw", RAW_MIB * MIB, RAW_MIB * MIB // 2)
+        uuid = start_guest(self.host.uri, self._xml(vda, vdb))
+        self.vm = VM(self.host, NAME, uuid, self.disks, {"vda": vda, "vdb": vdb})
+        self.until_working()
+
+    def _xml(self, vda: Path, vdb: Path) -> str:
+        kernel, initramfs = boot_files(self._boot)
+        arguments = f"testbed.ext4=vda testbed.sequence=vda,vdb,{SEQUENCE_REST_MICROSECONDS}"
+        boot = Boot(kernel, initramfs, self._serial, arguments)
+        disks = [Disk(vda, "vda"), Disk(vdb, "vdb", "raw")]
+        return domain_xml(NAME, disks, Options(memory_mib=160, agent=True, boot=boot))
+
+    def until_working(self) -> None:
+        """Return when the guest writes and its agent answers."""
+        wait_until_ready(self._serial)
+        wait_until(self.agent_answers, "the guest's agent answers")
+        wait_until(lambda: self.numbers()[0] > 0, "the guest writes numbers")
+
+    def start_again(self) -> None:
+        """Start the VM as its owner would, if it is off."""
+        if not self.vm.is_active():
+            self._serial.unlink(missing_ok=True)
+            self.vm.start()
+
+    # -- eyes ---------------------------------------------------------------------------------------------------
+
+    def portrait(self) -> Portrait:
+        """Return all that a backup must leave as it was; raises libvirt.libvirtError while the daemon is away."""
+        return self.vm.portrait()
+
+    def numbers(self) -> tuple[int, int]:
+        """Return the last numbers on A and B; (0, 0) before the first."""
+        live = self.portrait().live
+        try:
+            return sequence_numbers(Path(live["vda"][0]), Path(live["vdb"][0]))
+        except (TestbedError, KeyError):
+            return (0, 0)
+
+    def writes(self) -> tuple[int, int]:
+        """Return how many writes of the guest were done, and how many failed, in this QEMU process."""
+        with self.vm.domain() as domain:
+            statistics = [entry["stats"] for entry in _ask_qemu(domain, "query-blockstats")]
+        return sum(s["wr_operations"] for s in statistics), sum(s["failed_wr_operations"] for s in statistics)
+
+    def trouble(self) -> list[str]:
+        """Return the lines in which the guest complains of its disks."""
+        return TROUBLE.findall(self._serial.read_text(errors="replace")) if self._serial.exists() else []
+
+    def ask_agent(self, command: str, **arguments: Any) -> Any:
+        """Ask the guest agent. Raises libvirt.libvirtError: it does not answer."""
+        request = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
+        with self.vm.domain() as domain:
+            return json.loads(libvirt_qemu.qemuAgentCommand(domain, request, AGENT_SECONDS, 0))["return"]
+
+    def agent_answers(self) -> bool:
+        try:
+            self.ask_agent("guest-ping")
+        except libvirt.libvirtError:
+            return False
+        return True
+
+    def frozen(self) -> bool:
+        return bool(self.ask_agent("guest-fsfreeze-status") == "frozen")
+
+    def in_guest(self, script: str) -> None:
+        """Run a shell script in the guest, beside everything else; nobody waits for it."""
+        self.ask_agent("guest-exec", path="/bin/busybox", arg=["sh", "-c", script])
+
+    # -- hands --------------------------------------------------------------------------------------------------
+
+    def hold_push(self, seconds: float = 5.0) -> bool:
+        """Hold the push job that runs or is about to, past libvirt; return whether there is one."""
+        deadline = time.monotonic() + seconds
+        with self.vm.domain() as domain:
+            while not (held := _set_speed(domain, HELD_BYTES_PER_SECOND)) and time.monotonic() < deadline:
+                pass  # every millisecond of it copies a megabyte
+        return held
+
+    def let_push_go(self) -> None:
+        with self.vm.domain() as domain:
+            _set_speed(domain, 0)
+
+
+def _ask_qemu(domain: libvirt.virDomain, command: str, **arguments: Any) -> Any:
+    """Ask QEMU's monitor past libvirt. Raises libvirt.libvirtError."""
+    request = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
+    return json.loads(libvirt_qemu.qemuMonitorCommand(domain, request, 0))["return"]
+
+
+def _set_speed(domain: libvirt.virDomain, bytes_per_second: int) -> bool:
+    """Set the speed of all block jobs, return whether there are any."""
+    jobs = _ask_qemu(domain, "query-block-jobs")
+    for job in jobs:
+        with suppress(libvirt.libvirtError, KeyError):  # it has ended meanwhile
+            _ask_qemu(domain, "block-job-set-speed", device=job["device"], speed=bytes_per_second)
+    return bool(jobs)
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        path.unlink()
+
+
+def patiently(look: Callable[[], Any], seconds: float) -> Any:
+    """Return what `look` returns as soon as it is true, None when it never was; the daemon may be away meanwhile."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(libvirt.libvirtError):
+            if found := look():
+                return found
+        time.sleep(0.05)
+    return None

@@ -1,0 +1,59 @@
+"""Our processes, which may also be held still while something happens around them."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from integration.system.programs import Program
+
+STOP_SECONDS = 10.0
+
+
+class Process(Program):
+    """A Program that can be stopped and let go on: what happens meanwhile happens in the midst of its work."""
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def hold(self) -> None:
+        """Stop it; returns when no thread of it runs any more."""
+        os.kill(self.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(state not in "TtZX" for state in self._states()):
+            assert time.monotonic() < deadline, f"process {self.pid} does not stop"
+            time.sleep(0.001)
+
+    def go_on(self) -> None:
+        if self.runs:
+            os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL; one that hangs in a dead file system is waited for later."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(30)
+
+    def children(self, program: str) -> list[int]:
+        """Return the PIDs of its children that run this program."""
+        found = []
+        for thread in Path(f"/proc/{self.pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                try:
+                    name = Path(f"/proc/{child}/comm").read_text().strip()
+                except OSError:
+                    continue
+                if name == program:
+                    found.append(int(child))
+        return found
+
+    def _states(self) -> list[str]:
+        found = []
+        for thread in Path(f"/proc/{self.pid}/task").iterdir():
+            try:
+                found.append((thread / "stat").read_text().rpartition(")")[2].split()[0])
+            except OSError:
+                continue
+        return found

@@ -1,0 +1,157 @@
+"""Locations that are not what they should be: refused in words, and nothing is written elsewhere."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.libvirt.rig import NAMESPACE, Rig
+from integration.libvirt.sets import assert_nothing_published
+from testbed.guests import Disk
+from vmbackup.api.vmbackup import Outcome
+
+methods = pytest.mark.parametrize("method", ["Push", "Snapshot"])
+
+
+@pytest.fixture
+def outside(rig: Rig) -> Path:
+    """A directory of somebody else's."""
+    path = rig.place / "outside"
+    path.mkdir()
+    (path / "theirs").write_text("keep")
+    return path
+
+
+@pytest.fixture
+def mounted_read_only(rig: Rig) -> Iterator[Path]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(rig.location)], check=True)
+    yield rig.location
+    subprocess.run(["umount", str(rig.location)], check=True)
+
+
+def missing(rig: Rig, _outside: Path) -> str:
+    rig.location.rmdir()
+    return "does not exist on this node"
+
+
+def a_file(rig: Rig, _outside: Path) -> str:
+    rig.location.rmdir()
+    rig.location.write_text("no directory")
+    return "is not a directory"
+
+
+def a_link(rig: Rig, outside: Path) -> str:
+    rig.location.rmdir()
+    rig.location.symlink_to(outside)
+    return "is a link, and a location may have none"
+
+
+def below_a_link(rig: Rig, outside: Path) -> str:
+    (outside / "inner").mkdir()
+    link = rig.place / "link"
+    link.symlink_to(outside)
+    rig.location = link / "inner"
+    return "is a link, and a location may have none"
+
+
+@methods
+@pytest.mark.parametrize("fault", [missing, a_file, a_link, below_a_link])
+def test_unusable_location_is_refused(
+    rig: Rig, outside: Path, method: str, fault: Callable[[Rig, Path], str]
+) -> None:
+    vm = rig.vm()
+    before = vm.portrait()
+    words = fault(rig, outside)
+    theirs = sorted(outside.rglob("*"))
+    run = rig.run(vm, method=method)
+    assert run.outcome is Outcome.REFUSED
+    assert run.failure is not None
+    assert run.failure.reason == "LocationUnusable"
+    assert words in run.failure.message
+    assert not run.began
+    assert vm.portrait() == before
+    assert sorted(outside.rglob("*")) == theirs, "something was written outside of the location"
+
+
+@methods
+def test_location_that_is_mounted_read_only_is_refused(rig: Rig, mounted_read_only: Path, method: str) -> None:
+    vm = rig.vm()
+    before = vm.portrait()
+    run = rig.run(vm, method=method)
+    assert (run.outcome, run.began) == (Outcome.REFUSED, False)
+    assert run.failure is not None
+    assert f"{mounted_read_only} is read-only on this node" in run.failure.message
+    assert vm.portrait() == before
+
+
+@methods
+@pytest.mark.parametrize("level", ["namespace", "vm"])
+def test_planted_link_inside_the_location_leads_nowhere(rig: Rig, outside: Path, method: str, level: str) -> None:
+    vm = rig.vm()
+    before = vm.portrait()
+    directory = rig.location / NAMESPACE
+    if level == "vm":
+        directory.mkdir()
+        directory /= vm.short_name
+    directory.symlink_to(outside)
+    run = rig.run(vm, method=method)
+    assert run.outcome is not Outcome.SUCCEEDED
+    assert run.failure is not None
+    assert "is a link or not a directory, and was not made by us" in run.failure.message
+    assert not run.began
+    assert [path.name for path in outside.rglob("*")] == ["theirs"]
+    assert directory.is_symlink()
+    assert vm.portrait() == before
+
+
+@methods
+def test_location_vanishes_in_mid_copy(rig: Rig, method: str) -> None:
+    image = rig.large_image() if method == "Push" else rig.image("vda", data_mib=32)
+    vm = rig.vm(Disk(image))
+    backup = rig.held_push(vm) if method == "Push" else rig.held_copy(vm)
+    away = rig.place / "moved away"
+    rig.location.rename(away)
+    if method == "Push":
+        vm.slow_down(0)
+    run = backup.end()
+    assert run.outcome is Outcome.FAILED, "Refused would say that the VM was not touched"
+    assert run.failure is not None
+    assert run.failure.reason == "LocationUnusable"
+    after = vm.portrait()
+    assert (after.state, after.jobs, after.live["vda"][0]) == ("running", {}, str(vm.paths["vda"]))
+    assert not rig.location.exists(), "the location was made anew"
+    assert list(rig.place.rglob(".vmbackup.*")) == []
+    shutil.rmtree(away)
+
+
+@methods
+def test_old_sets_survive_a_failing_new_one(rig: Rig, method: str) -> None:
+    vm = rig.vm(Disk(rig.large_image() if method == "Push" else rig.image("vda", data_mib=32)))
+    run = rig.run(vm, method="Snapshot" if method == "Snapshot" else "Push")
+    assert run.outcome is Outcome.SUCCEEDED
+    (old,) = rig.sets()
+    times = {path.name: path.stat().st_mtime_ns for path in old.iterdir()}
+    backup = rig.held_push(vm) if method == "Push" else rig.held_copy(vm)
+    backup.cancel()
+    assert backup.end().outcome is Outcome.CANCELLED
+    assert rig.sets() == [old]
+    assert {path.name: path.stat().st_mtime_ns for path in old.iterdir()} == times
+    assert rig.debris() == []
+
+
+def test_two_backups_of_one_vm_are_two_sets(rig: Rig) -> None:
+    vm = rig.vm()
+    runs = [rig.run(vm, method=method) for method in ("Push", "Snapshot", "Push")]
+    assert {run.outcome for run in runs} == {Outcome.SUCCEEDED}
+    assert rig.sets() == sorted(rig.location / run.set_path for run in runs)
+    assert rig.debris() == []
+
+
+def test_request_that_was_refused_leaves_an_empty_location(rig: Rig) -> None:
+    vm = rig.vm()
+    vm.stop()
+    with pytest.raises(Exception, match="is not running"):
+        rig.run(vm)
+    assert_nothing_published(rig)

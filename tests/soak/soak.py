@@ -1,0 +1,95 @@
+"""One soak from its plan to its summary."""
+
+import argparse
+import json
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from soak.history import History
+from soak.plan import draw
+from soak.record import Record
+from soak.scene import Scene, raised
+from soak.sets import Sets
+from soak.settling import digest_of, epilogue, judge_disks, judge_sets, settle
+from soak.storm import Storm
+from soak.watch import Watch
+
+TALK_SECONDS = 30.0
+
+
+def main() -> int:
+    arguments = _arguments()
+    directory = arguments.directory or Path(tempfile.mkdtemp(prefix=f"vmbackup-soak-{arguments.seed}-", dir="/var/tmp"))
+    record = Record(directory)
+    _print(f"seed {arguments.seed}, {arguments.seconds:.0f} s, logs in {directory}")
+    work = directory / "work"
+    try:
+        with raised(directory, work) as scene:
+            record.witness = scene.witness
+            watch, history = _soak(scene, record, arguments.seed, arguments.seconds)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    _tell(record, history, watch, arguments.seed)
+    return 1 if record.violations else 0
+
+
+def _soak(scene: Scene, record: Record, seed: str, seconds: float) -> tuple[Watch, History]:
+    golden_digest = digest_of(scene.golden)
+    plan = draw(seed, seconds, {guest.name: guest.targets for guest in scene.guests.values()})
+    history, sets, watch = History(scene, record), Sets(scene, record), Watch(scene, record)
+    storm = Storm(scene, history, record)
+    record.begin()
+    for each in (history, sets, watch):
+        storm.accompany(lambda each=each: each.watch(storm.still))
+    storm.begin(plan, seed)
+    while record.seconds < seconds and not storm.over.wait(min(TALK_SECONDS, max(0.1, seconds - record.seconds))):
+        _print(f"{record.seconds:5.0f} s: {dict(record.counts)}, {len(record.violations)} violation(s)")
+    storm.end()
+    _print(f"{record.seconds:5.0f} s: the storm is over")
+    record.say("the storm is over")
+    settle(scene, history, record)
+    epilogue(scene, history, record)
+    settle(scene, history, record)
+    storm.close()
+    sets.look()
+    sets.compare_all()
+    judge_sets(history, sets, record)
+    judge_disks(scene, record, golden_digest)
+    watch.read_logs()
+    return watch, history
+
+
+def _tell(record: Record, history: History, watch: Watch, seed: str) -> None:
+    rss = {name: f"{weights[0] >> 20} -> {weights[-1] >> 20} MiB" for name, weights in watch.rss_bytes.items()}
+    tables: dict[str, Mapping[str, object]] = {
+        "counts": record.counts,
+        "ends": dict(history.ends().most_common()),
+        "faults": dict(record.faults.most_common()),
+        "resident memory": rss,
+    }
+    _print(f"seed {seed}: {len(record.violations)} violation(s)")
+    for title, rows in tables.items():
+        _print(f"{title}:")
+        for name, value in rows.items():
+            _print(f"  {value!s:>6}  {name}")
+    for violation in record.violations:
+        _print(f"VIOLATION {violation.kind}: {violation.subject}: {violation.words[:300]}\n  see {violation.evidence}")
+    summary = {"seed": seed, **tables, "violations": [each._asdict() for each in record.violations]}
+    (record.directory / "summary.json").write_text(json.dumps(summary, indent=1, default=str))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Back up VMs under random faults.")
+    parser.add_argument("--seconds", type=float, default=300, help="length of the storm (default 300)")
+    parser.add_argument("--seed", default=secrets.token_hex(4), help="the same seed draws the same plan")
+    parser.add_argument("--directory", type=Path, help="for logs and findings (default: a new one in /var/tmp)")
+    return parser.parse_args()
+
+
+def _print(words: str) -> None:
+    sys.stdout.write(f"{words}\n")
+    sys.stdout.flush()
