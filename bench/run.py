@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from applying import Apply
+from calm import Calm
 from figures import Series, described
 from rich.console import Console
 from rich.table import Table
@@ -49,20 +50,18 @@ def main() -> int:
         return subprocess.run(
             [*UNSHARE, sys.executable, *sys.argv], check=False, env=os.environ | {INSIDE: "1"}
         ).returncode
-    console = Console()
     with stage(Path(os.environ.get("VMBACKUP_BENCH_DIR", "/var/tmp/vmbackup-operator-bench")).resolve()) as made:
-        results = measure(made, arguments.rounds, console)
+        results = measure(made, arguments.rounds)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(results, indent=2) + "\n")
-    show(console, results)
+    show(Console(), results)
     return 0
 
 
-def measure(stage: Stage, rounds: int, console: Console) -> dict[str, Any]:
+def measure(stage: Stage, rounds: int) -> dict[str, Any]:
     """Return the whole content of the results file."""
-    load_before = os.getloadavg()[0]
     push, snapshot, apply = Engine(stage, "Push"), Engine(stage, "Snapshot"), Apply(stage)
-    virsh = Virsh(stage)
+    virsh, calm = Virsh(stage), Calm()
     plan: dict[str, tuple[Side, Side]] = {
         "push_vs_virsh": (push, virsh),
         "push_command_vs_virsh": (CommandLine(stage, "Push"), virsh),
@@ -70,7 +69,7 @@ def measure(stage: Stage, rounds: int, console: Console) -> dict[str, Any]:
         "snapshot_vs_script": (snapshot, Script(stage)),
         "apply_to_succeeded_vs_virsh": (apply, virsh),
     }
-    series = {name: in_turns(stage, name, sides, rounds, console) for name, sides in plan.items()}
+    series = {name: in_turns(stage, calm, name, sides, rounds) for name, sides in plan.items()}
     figures = {name: round(each.ratio, 3) for name, each in series.items() if name in TARGETS}
     # The first of each was to warm up and is in no figure.
     figures["apply_to_start_seconds"] = round(statistics.median(apply.to_start[1:]), 3)
@@ -86,27 +85,25 @@ def measure(stage: Stage, rounds: int, console: Console) -> dict[str, Any]:
             "kubectl_apply_seconds": described(apply.kubectl[1:]),
             "engine_phases_seconds": {"push": medians(push.phases[1:]), "snapshot": medians(snapshot.phases[1:])},
         },
-        "circumstances": circumstances(stage, rounds, load_before),
+        "circumstances": {**circumstances(stage, rounds), "disturbed": f"{calm.disturbed} of {calm.samples} samples"},
     }
 
 
-def in_turns(stage: Stage, name: str, sides: tuple[Side, Side], rounds: int, console: Console) -> Series:
+def in_turns(stage: Stage, calm: Calm, name: str, sides: tuple[Side, Side], rounds: int) -> Series:
     """Measure A B A B …, after one of each to warm up."""
     series = Series()
-    with console.status(name) as status:
-        for number in range(rounds + 1):
-            status.update(f"{name}: round {number} of {rounds}")
-            ours, theirs = (seconds(stage, side) for side in sides)
-            if number:
-                series.ours.append(ours)
-                series.theirs.append(theirs)
-    medians = statistics.median(series.ours), statistics.median(series.theirs)
-    console.print(f"{name}: {series.ratio:.2f}  (medians {medians[0]:.2f} s and {medians[1]:.2f} s)", highlight=False)
+    for number in range(rounds + 1):
+        ours, theirs = (seconds(stage, calm, side) for side in sides)
+        print(f"{name} {number}/{rounds}: {ours:.2f} s, {theirs:.2f} s{'' if number else ' (to warm up)'}", flush=True)
+        if number:
+            series.ours.append(ours)
+            series.theirs.append(theirs)
     return series
 
 
-def seconds(stage: Stage, side: Side) -> float:
+def seconds(stage: Stage, calm: Calm, side: Side) -> float:
     stage.prepare()
+    calm.wait()
     begun = time.perf_counter()
     side()
     return time.perf_counter() - begun
@@ -117,7 +114,7 @@ def medians(runs: list[dict[str, float]]) -> dict[str, float]:
     return {name: round(statistics.median(run.get(name, 0.0) for run in runs), 3) for name in names}
 
 
-def circumstances(stage: Stage, rounds: int, load_before: float) -> dict[str, Any]:
+def circumstances(stage: Stage, rounds: int) -> dict[str, Any]:
     """Return what one must know to judge the figures."""
     models = (line.split(":")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line)
     return {
@@ -137,7 +134,7 @@ def circumstances(stage: Stage, rounds: int, load_before: float) -> dict[str, An
         "libvirt": said("virsh", "--version"),
         "qemu": said("qemu-img", "--version").splitlines()[0],
         "virtnbdbackup": said("virtnbdbackup", "--version"),
-        "load_average": [round(load_before, 2), round(os.getloadavg()[0], 2)],
+        "noise": "a sample waits, 20 s at most, until 75 % of the processors' time are idle",
     }
 
 
@@ -164,8 +161,9 @@ def show(console: Console, results: dict[str, Any]) -> None:
         for side in ("ours", "theirs")
         if each[f"{side}_seconds"]["spread"] > NOISY
     }
+    console.print(f"\nDisturbed by others: {results['circumstances']['disturbed']}")
     if noisy:
-        console.print(f"\nNoisy (quartiles apart by more than {NOISY:.0%} of the median): {noisy}")
+        console.print(f"Noisy (quartiles apart by more than {NOISY:.0%} of the median): {noisy}")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,12 @@ def _add_controller(commands: "Commands") -> None:
     controller.add_argument(
         "--missing-seconds", type=float, default=60, help="time for a VM or location not there yet to come (default 60)"
     )
+    controller.add_argument(
+        "--abandon-seconds",
+        type=float,
+        default=900,
+        help="time that a deleted VMBackup waits for the silent agent of its node (default 900)",
+    )
     controller.add_argument("--probe-port", type=int, default=8081, help="port of /healthz (default 8081; 0: none)")
     controller.set_defaults(call=_controller)
 
@@ -159,13 +165,17 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 def _controller(arguments: argparse.Namespace) -> int:
     from vmbackup.controller import main  # noqa: PLC0415
+    from vmbackup.core.turns import Limits  # noqa: PLC0415
 
     return main(
         kubeconfig=arguments.kubeconfig,
         namespace=arguments.namespace,
-        node_limit=arguments.per_node,
+        limits=Limits(
+            per_node=arguments.per_node,
+            grace_seconds=arguments.missing_seconds,
+            abandon_seconds=arguments.abandon_seconds,
+        ),
         probe_port=arguments.probe_port,
-        grace_seconds=arguments.missing_seconds,
     )
 
 

@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rich.console import Console
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import Outcome, Phase, VMBackup, VMBackupStatus
+from vmbackup.core.facts import DomainFacts
 from vmbackup.core.kstatus import Stamp
 from vmbackup.core.ownership import Claim, hosted
 from vmbackup.core.plan import Request, plan
@@ -101,25 +103,19 @@ class Standalone:
         """Finish what an earlier call left behind, then do the backup."""
         with self._hypervisor.watch(lambda _uuid: self._woken.set()):
             for left in self._journal.runs():
-                with suppress(NotYet), self._journal.lock(left.domain_uuid):  # locked: a living process works on it
-                    self._drive(left)
+                self._finish(left)
             try:
-                return self._do().outcome or Outcome.FAILED
+                return self._begin().outcome or Outcome.FAILED
             except Refused as refusal:
-                self._tell(refused(self.status, refusal.reason, refusal.message, self._stamp()))
-                return self.status.outcome or Outcome.REFUSED
+                self._tell(refused(self.ledger.status, refusal.reason, refusal.message, self._stamp()))
+                return self.ledger.status.outcome or Outcome.REFUSED
 
-    def _do(self) -> Run:
-        """Plan and run, alone on the VM; wait for what stands in the way. Raises: Refused: nothing was touched."""
-        started_at = self._clock.now()
-        while True:
-            try:
-                facts = self._hypervisor.find(self._domain())
-                with self._journal.lock(facts.uuid):
-                    request = self._request(facts.name, started_at)
-                    return self._drive(plan(request, facts, self._hypervisor.host(), self._clock.now()))
-            except NotYet as reason:
-                self._wait(reason, started_at)
+    def _finish(self, left: Run) -> None:
+        """Finish what an earlier call left behind, unless another process of ours works on it."""
+        with suppress(NotYet), self._journal.lock(left.domain_uuid):
+            for run in self._journal.runs():  # read again: it may be over since
+                if run.uid == left.uid:
+                    self._drive(run)
 
     def _drive(self, run: Run) -> Run:
         self._journal.record(run)
@@ -127,23 +123,31 @@ class Standalone:
         self._journal.forget(run)
         return run
 
-    def _request(self, domain: str, started_at: float) -> Request:
+    def _begin(self) -> Run:
+        """Plan and run, alone on the VM. Raises: Refused: nothing was touched."""
+        started_at = self._clock.now()
+        while True:
+            try:
+                facts = self._hypervisor.find(self._domain())
+                with self._journal.lock(facts.uuid):
+                    return self._drive(self._plan(facts, started_at))
+            except NotYet as reason:
+                self._wait(reason, started_at)
+
+    def _plan(self, facts: DomainFacts, started_at: float) -> Run:
         backup = self._backup
-        return Request(
+        request = Request(
             uid=backup.metadata.uid,
             namespace=backup.metadata.namespace,
             name=backup.metadata.name,
             spec=backup.spec,
-            domain=domain,
+            domain=facts.name,
             location_path=str(self._settings.location),
             overlay_directory=str(self._settings.state / "overlays"),
             started_at=started_at,
             min_free=self._settings.min_free,
         )
-
-    @property
-    def status(self) -> VMBackupStatus:
-        return self.ledger.status(self._backup.key)
+        return plan(request, facts, self._hypervisor.host(), self._clock.now())
 
     def _wait(self, reason: NotYet, started_at: float) -> None:
         """Raises: Refused: cancelled, or the deadline is over."""

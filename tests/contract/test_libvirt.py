@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import libvirt
 import pytest
 
-from contract.hypervisor_sites import DEADLINE_SECONDS, RealSite, Wish, targets_of, wait_until
+from contract.real_site import RealSite
+from contract.site import DEADLINE_SECONDS, Wish, targets_of, wait_until
 from testbed.boot import boot_files
 from testbed.guests import Boot, Disk, Options, domain_xml, wait_until_ready
 from testbed.images import disk_image, loop_device
@@ -35,22 +36,6 @@ from vmbackup.units import MIB
 RATE = 4 * MIB
 
 
-@pytest.fixture(scope="module")
-def sites() -> Iterator[dict[str, RealSite]]:
-    made: dict[str, RealSite] = {}
-    yield made
-    for site in made.values():
-        site.close()
-
-
-@pytest.fixture
-def site(request: pytest.FixtureRequest, sites: dict[str, RealSite]) -> Iterator[RealSite]:
-    release: str = getattr(request, "param", "9.0")
-    place = sites.setdefault(release, sites.get(release) or RealSite(release))
-    yield place
-    place.tidy()
-
-
 def poll(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not condition():
@@ -72,7 +57,7 @@ def test_speed_limit_is_shared_by_the_running_disks(site: RealSite) -> None:
     assert speeds(site, run) == {"vda": RATE // 2, "vdb": RATE // 2}
 
 
-@pytest.mark.parametrize("site", ["11.3"], indirect=True)
+@pytest.mark.parametrize("site", ["libvirt-11.3"], indirect=True)
 def test_daemon_that_lets_no_limit_through_is_told_and_can_still_abort(site: RealSite) -> None:
     run = site.new_vm(Wish("vda", large=True))
     site.begin_held(run)
@@ -85,7 +70,7 @@ def test_daemon_that_lets_no_limit_through_is_told_and_can_still_abort(site: Rea
     assert facts.completed == CompletedJob("backup", success=False, error="Operation canceled")
 
 
-@pytest.mark.parametrize("site", ["11.3"], indirect=True)
+@pytest.mark.parametrize("site", ["libvirt-11.3"], indirect=True)
 def test_monitor_sets_the_limit_where_libvirt_does_not(site: RealSite) -> None:
     run = site.new_vm(Wish("vda", large=True), Wish("vdb", "raw", large=True))
     site.begin_held(run)

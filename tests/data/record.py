@@ -17,7 +17,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent / "dev")]
 
 import libvirt  # noqa: E402
 
-from contract.hypervisor_sites import Qmp, with_monitor  # noqa: E402
+from contract.qmp import Qmp, with_monitor  # noqa: E402
 from testbed.guests import Disk, Options, domain_xml, start_guest, write_pattern  # noqa: E402
 from testbed.hypervisor import RELEASES, Libvirtd  # noqa: E402
 from testbed.images import disk_image, overlay_image  # noqa: E402

@@ -46,6 +46,7 @@ class Result:
     attempts: int
     recovery_seconds: float | None
     said: str
+    catches: int  # backups that it took to meet the phase
 
 
 class Cell:
@@ -84,14 +85,14 @@ class Cell:
         sets = self.stage.directory(location) / NAMESPACE / SHORT_NAME
         self._watch = Watch(self.stage.resources, NAMESPACE, self.name, (sets, self.machine.disks))
 
-    def catch(self, location: str = PLAIN, **spec: Any) -> None:
+    def catch(self, location: str = PLAIN, when: Callable[["Cell"], bool] | None = None, **spec: Any) -> None:
         """Apply a VMBackup and stop the agent in the cell's phase; one that was too fast is let go, and tried again.
 
-        A push job in Copying is held, so that the fault meets it.
+        A push job in Copying is held, so that the fault meets it. `when` looks once more, at the stopped agent.
         """
         for _ in range(CATCHES_MAX):
             self.begin(location, **spec)
-            if self._hold_in_phase():
+            if self._hold_in_phase() and (when is None or when(self)):
                 return
             self.stage.agent.go_on()
             self._let_go()
@@ -122,10 +123,14 @@ class Cell:
 
     def record(self) -> Body:
         """Return the journal's record of the backup, empty when there is none."""
+        return dict(json.loads(self.record_bytes() or b"{}"))
+
+    def record_bytes(self) -> bytes:
+        """Return the record as it is on disk; empty when there is none."""
         try:
-            return dict(json.loads((self.stage.state / "runs" / f"{self.uid}.json").read_bytes()))
+            return (self.stage.state / "runs" / f"{self.uid}.json").read_bytes()
         except FileNotFoundError:
-            return {}
+            return b""
 
     def body(self) -> Body:
         return self.stage.resources.get(VMBACKUP, self.name, NAMESPACE)
@@ -136,6 +141,17 @@ class Cell:
     def _let_go(self) -> None:
         if self.method == "Push":
             patiently(lambda: self.machine.let_push_go() or True, 5.0)
+
+    def let_job_end_soon(self) -> None:
+        """Let a held push job go at a speed at which it ends in a few seconds."""
+        if self.method == "Push":
+            self.machine.let_push_end_soon()
+
+    def vm_comes_back(self) -> None:
+        """Start the VM as its owner does; from here on the product is on its own."""
+        self.qemu_may_change = True
+        self.machine.start_again()
+        self.fault_is_over()
 
     # -- what comes after the fault -------------------------------------------------------------------------------
 
@@ -193,6 +209,7 @@ class Cell:
             attempts=status.get("attempt", 0),
             recovery_seconds=self.recovery_seconds,
             said=(matched[0] if matched else succeeded.get("message", ""))[:300],
+            catches=self._number,
         )
         assert status["outcome"] == outcome, self.all_that_is_known()
         assert not says or matched, f"nobody said {says!r}:\n" + "\n".join(told)
@@ -202,6 +219,24 @@ class Cell:
         self._assert_nothing_left()
         self._assert_sets(1 if outcome == "Succeeded" else 0, status.get("set"))
         self.whole = True
+
+    def vanishes(self) -> None:
+        """Wait until the deleted VMBackup is gone, and assert all that must hold; nothing may be published."""
+        gone = patiently(self._let_vanish, END_SECONDS)
+        assert gone, f"the deleted VMBackup stays\n{self.all_that_is_known()}"
+        self._settle({"metadata": {}})
+        self._assert_vm_as_before()
+        self._assert_nothing_left()
+        self._assert_sets(0, None)
+        self.result = Result("Gone", "Deleted", 1, self.recovery_seconds, "the resource is gone", self._number)
+        self.whole = True
+
+    def _let_vanish(self) -> bool:
+        try:
+            self._go_on_to_the_end()
+        except NotFound:
+            return True
+        return False
 
     def _settle(self, body: Body) -> None:
         """Wait for what comes shortly after the told end: the journal is emptied, the finalizer goes."""
@@ -245,9 +280,8 @@ class Cell:
         assert {path: digest(Path(path)) for path in self.stage.old_set} == self.stage.old_set, "an old set was touched"
         assert self._watch is not None
         assert not self._watch.used_again, f"names used again: {self._watch.used_again}"
-        for lock in (self.stage.state / "locks").glob("*.lock"):
-            with lock.open() as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises when somebody holds it
+        with (self.stage.state / "locks" / f"{self.machine.vm.uuid}.lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises when somebody holds it
 
     @property
     def _top(self) -> Path:

@@ -14,6 +14,7 @@ import pytest
 from fault.cell import Cell
 from fault.machine import digest
 from fault.mounts import own_mounts
+from fault.rows import cells
 from fault.stage import PLAIN, Stage, keep
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -22,6 +23,12 @@ _results: dict[str, dict[str, Any]] = {}
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: a cell that only `make fault-full` runs")
+    config.addinivalue_line("markers", "column(fault, rows, full): a column of the fault matrix")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "cell" in metafunc.fixturenames:
+        metafunc.parametrize("cell", list(cells(metafunc)), indirect=True)
 
 
 @pytest.fixture(scope="session")

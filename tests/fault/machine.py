@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +28,7 @@ GOLDEN_MIB, RAW_MIB = 256, 64
 SEQUENCE_REST_MICROSECONDS = 30_000
 TROUBLE = re.compile(r".*(?:I/O error|sequence:|EXT4-fs error|Kernel panic).*")
 AGENT_SECONDS = 10
-HELD_BYTES_PER_SECOND = 65536
+HELD_BYTES_PER_SECOND, SOON_BYTES_PER_SECOND = 65536, 150 * MIB
 
 
 class Machine:
@@ -135,6 +137,21 @@ class Machine:
     def let_push_go(self) -> None:
         with self.vm.domain() as domain:
             _set_speed(domain, 0)
+
+    def let_push_end_soon(self) -> None:
+        with self.vm.domain() as domain:
+            _set_speed(domain, SOON_BYTES_PER_SECOND)
+
+    def until_off(self) -> None:
+        wait_until(lambda: not self.vm.is_active(), "the VM is off")
+
+    def kill_qemu_unseen(self, kill_daemon: Callable[[], None]) -> None:
+        """Kill QEMU when nobody looks: the daemon is killed first, so that it has no say."""
+        pid = self.host.qemu_pid(self.vm.uuid)
+        kill_daemon()
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: self.host.qemu_pid(self.vm.uuid) is None, "QEMU is gone")
 
 
 def _ask_qemu(domain: libvirt.virDomain, command: str, **arguments: Any) -> Any:

@@ -57,3 +57,12 @@ class Process(Program):
             except OSError:
                 continue
         return found
+
+    def ask_to_end(self) -> None:
+        """SIGTERM, as a kubelet sends it."""
+        os.kill(self.pid, signal.SIGTERM)
+
+    def wait_for_end(self, seconds: float) -> int:
+        """Return the exit code. Raises: subprocess.TimeoutExpired."""
+        assert self._process is not None
+        return self._process.wait(seconds)

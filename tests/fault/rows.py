@@ -1,5 +1,7 @@
 """The rows of the matrix, and how a test becomes a column of it."""
 
+from collections.abc import Iterator
+
 import pytest
 
 PUSH = ("Preparing", "Freezing", "Starting", "Copying", "Verifying", "Publishing")
@@ -14,19 +16,25 @@ SNAPSHOT = (
     "Verifying",
     "Publishing",
 )
+ON_OVERLAY = ("Snapshotting", "Copying", "Committing", "Pivoting", "Cleaning")
 
 
 def column(
     fault: str, *, push: tuple[str, ...] = (), snapshot: tuple[str, ...] = (), full: tuple[str, ...] = ()
 ) -> pytest.MarkDecorator:
-    """Run the test for each phase of both methods; cells named in `full` ("push-Copying") only in `make fault-full`."""
+    """Run the test for each phase of both methods; a test may be several columns.
+
+    full: rows ("push-Copying", or "all") that only `make fault-full` runs.
+    """
     rows = [("Push", phase) for phase in push] + [("Snapshot", phase) for phase in snapshot]
-    params = [
-        pytest.param(
-            (method, phase, fault),
-            id=f"{method.lower()}-{phase}-{fault}",
-            marks=[pytest.mark.full] if f"{method.lower()}-{phase}" in full or "all" in full else [],
-        )
-        for method, phase in rows
-    ]
-    return pytest.mark.parametrize("cell", params, indirect=True)
+    return pytest.mark.column(fault, rows, full)
+
+
+def cells(function: pytest.Metafunc) -> Iterator[object]:
+    """Yield the cells of a test as pytest's parameters."""
+    for mark in function.definition.iter_markers("column"):
+        fault, rows, full = mark.args
+        for method, phase in rows:
+            row = f"{method.lower()}-{phase}"
+            marks = [pytest.mark.full] if row in full or "all" in full else []
+            yield pytest.param((method, phase, fault), id=f"{row}-{fault}", marks=marks)

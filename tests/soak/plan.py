@@ -89,14 +89,14 @@ def draw(seed: str, seconds: float, guests: dict[str, tuple[str, ...]]) -> Plan:
     """Return the plan. guests: the targets of every VM's disks, by the VM's name."""
     lanes = LANES | {f"VM {name}": GUEST_LANE for name in guests}
     strikes = {
-        name: tuple(_strikes(random.Random(f"{seed}/{name}"), name.removeprefix("VM "), lane, seconds))
+        name: tuple(_strikes(_dice(seed, name), name.removeprefix("VM "), lane, seconds))
         for name, lane in lanes.items()
     }
-    return Plan(tuple(_orders(random.Random(f"{seed}/orders"), seconds, guests)), strikes)
+    return Plan(tuple(_orders(_dice(seed, "orders"), seconds, guests)), strikes)
 
 
 def _strikes(dice: random.Random, target: str, lane: Lane, seconds: float) -> list[Strike]:
-    found = []
+    found: list[Strike] = []
     at = CALM_SECONDS + dice.uniform(0, lane.rest_seconds[1])
     while True:
         kind = dice.choices(list(lane.kinds), [weight for weight, _ in lane.kinds.values()])[0]
@@ -140,3 +140,7 @@ def _spec(dice: random.Random, guests: dict[str, tuple[str, ...]]) -> dict[str, 
     if dice.random() < 0.05:
         spec["ttlSecondsAfterFinished"] = 5
     return spec
+
+
+def _dice(seed: str, name: str) -> random.Random:
+    return random.Random(f"{seed}/{name}")  # noqa: S311 - a plan, not a secret

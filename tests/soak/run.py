@@ -14,8 +14,8 @@ if __name__ == "__main__":
     if INSIDE not in os.environ:
         # Mounts of our own, gone with us whatever we die of.
         os.environ[INSIDE] = "1"
-        os.execvp("unshare", ["unshare", "--mount", "--propagation", "slave", sys.executable, *sys.argv])
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "dev")]
-    from soak.soak import main
+        os.execvp("unshare", ["unshare", "--mount", "--propagation", "slave", sys.executable, *sys.argv])  # noqa: S606
+    sys.path[:1] = [str(ROOT / "tests"), str(ROOT / "dev")]
+    from soak.course import main
 
     sys.exit(main())

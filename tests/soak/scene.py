@@ -54,8 +54,8 @@ class Scene:
     def order(self, name: str, spec: Body) -> Body:
         """Make a VMBackup. Raises client.ApiException or urllib3's errors while the API server is away."""
         body = _body("VMBackup", {"name": name, "namespace": NAMESPACE}, spec)
-        made: Body = self.api.create_namespaced_custom_object(*_BACKUPS, body, _request_timeout=CALL_SECONDS)
-        return made
+        made: Any = self.api.create_namespaced_custom_object(*_BACKUPS, body, _request_timeout=CALL_SECONDS)
+        return dict(made)
 
     def cancel(self, name: str) -> None:
         change = {"spec": {"cancel": True}}
@@ -66,9 +66,8 @@ class Scene:
 
     def backups(self) -> list[Body]:
         """Raises as `order`."""
-        listed = self.api.list_namespaced_custom_object(*_BACKUPS, _request_timeout=CALL_SECONDS)
-        found: list[Body] = listed["items"]
-        return found
+        listed: Any = self.api.list_namespaced_custom_object(*_BACKUPS, _request_timeout=CALL_SECONDS)
+        return list(listed["items"])
 
     def overlays(self) -> list[Path]:
         """Return every overlay of ours on the node."""

@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from soak.faults import FAULTS, Blow
 from soak.history import History
@@ -25,13 +26,13 @@ class Storm:
         self._at_rest: list[threading.Event] = []
 
     def begin(self, plan: Plan, seed: str) -> None:
-        self._spawn("orders", lambda: self._order_all(plan.orders))
+        self._spawn("orders", partial(self._order_all, plan.orders))
         for lane, strikes in plan.strikes.items():
-            self._spawn(lane, lambda strikes=strikes: self._strike_all(strikes))
+            self._spawn(lane, partial(self._strike_all, strikes))
         for guest in self.scene.guests.values():
             if guest.writes:
-                dice = random.Random(f"{seed}/writes of {guest.name}")
-                self.accompany(lambda guest=guest, dice=dice: guest.write_for_ever(self.still, dice))
+                dice = random.Random(f"{seed}/writes of {guest.name}")  # noqa: S311 - a plan, not a secret
+                self.accompany(partial(guest.write_for_ever, self.still, dice))
 
     def accompany(self, work: Callable[[], None]) -> None:
         """Run something until the scene is still."""

@@ -79,7 +79,7 @@ class Watch:
 
     def read_logs(self) -> None:
         """Look for faults of ours in what the programs have said since the last look."""
-        for log in sorted(self.scene.node.agent.log.parent.glob("*.log")) + [self.scene.stage.controller.log]:
+        for log in [*sorted(self.scene.node.agent.log.parent.glob("*.log")), self.scene.stage.controller.log]:
             for line in self._fresh(log):
                 if "Traceback (most recent call last)" in line or "unforeseen fault" in line:
                     self.record.violation("fault of ours in a log", log.name, line)

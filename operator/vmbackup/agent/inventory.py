@@ -11,7 +11,7 @@ from vmbackup.api.host import HostedVM, LocationSpace, MethodSupport, VMHostStat
 from vmbackup.api.location import VMBackupLocation
 from vmbackup.api.vmbackup import Method
 from vmbackup.cluster.client import Body
-from vmbackup.cluster.resources import VMHOST, Resources
+from vmbackup.cluster.resources import LOCATION, VMHOST, Resources
 from vmbackup.core import ownership
 from vmbackup.core.facts import HostFacts
 from vmbackup.core.kstatus import rfc3339
@@ -21,6 +21,7 @@ from vmbackup.hypervisor.libvirtd import Libvirtd
 from vmbackup.store.space import look
 
 LOOK_SECONDS = 10.0
+WRITE_AGAIN_SECONDS = 300.0  # heals a VMHost that somebody else has changed or removed
 SETTLE_SECONDS = 0.2  # domains come and go in bursts
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ class Inventory:
         self._resources, self._hypervisor = resources, hypervisor
         self._node, self._session, self._default_namespace = node, session, default_namespace
         self._locations: dict[str, Body] = {}
+        self._listed = False
+        self._written_at = 0.0
         self._woken = threading.Event()
         self._status = VMHostStatus()
         self._thread = threading.Thread(target=self._look_for_ever, name="inventory", daemon=True)
@@ -67,10 +70,18 @@ class Inventory:
 
     def look(self) -> None:
         """Look once; write when something changed. Raises: APIServerAway, Denied: the API server did not take it."""
+        if not self._listed:
+            self._list_locations()
         seen = self._see()
-        if seen != self._status:
+        if seen != self._status or time.monotonic() - self._written_at > WRITE_AGAIN_SECONDS:
             self._resources.put_status(VMHOST, self._node, seen)
-            self._status = seen
+            self._status, self._written_at = seen, time.monotonic()
+
+    def _list_locations(self) -> None:
+        """Know all locations before the first word: else they would seem to be lost from this node for a moment."""
+        for body in self._resources.list(LOCATION):
+            self._locations.setdefault(body["metadata"]["name"], body)
+        self._listed = True
 
     def _see(self) -> VMHostStatus:
         locations = tuple(space for body in sorted_by_name(self._locations) if (space := self._space(body)))

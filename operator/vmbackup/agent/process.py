@@ -25,13 +25,14 @@ from vmbackup.core.ports import Ports
 from vmbackup.door.health import Health, serve
 from vmbackup.door.logs import log_to_stderr
 from vmbackup.door.watches import Subscription, Watches
-from vmbackup.errors import VMBackupError
+from vmbackup.errors import NotYet, VMBackupError
 from vmbackup.hypervisor.libvirtd import Libvirtd
 from vmbackup.store.clock import SteadyClock
 from vmbackup.store.directories import Directories
 from vmbackup.store.journal import NodeJournal
 
 TRACES_SECONDS = 60.0
+STAND_BY_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,6 @@ class Agent:
     def __init__(self, settings: Settings) -> None:
         self.health = Health()
         self._stopping = threading.Event()
-        self._code = 0
         self._grace_seconds = settings.grace_seconds
         session = secrets.token_hex(6)
         executor = Executor(node=settings.node, session=session)
@@ -68,7 +68,7 @@ class Agent:
         self._hypervisor = Libvirtd(settings.connect, may_use_monitor=settings.allow_monitor)
         self._recorder = Recorder(client, component=names.FIELD_MANAGER_AGENT, instance=settings.node)
         self._ledger = StatusLedger(resources, executor)
-        journal = NodeJournal(settings.state)
+        self._journal = journal = NodeJournal(settings.state)
         clock = SteadyClock(settings.state, busy=bool(journal.runs()))
         store = Directories(domain_xml=self._hypervisor.domain_xml, wake=self._wake, node=settings.node)
         ledger = EventfulLedger(self._ledger, self._recorder)
@@ -91,17 +91,18 @@ class Agent:
                 Subscription(LOCATION, lambda body, gone: self._inventory.heard_location(body, gone=gone)),
             ),
             self.health,
-            on_end=lambda: self.stop(1),
+            served=lambda: served(resources),
         )
 
-    def stop(self, code: int) -> None:
-        """End the process soon, with this exit code. Jobs of libvirt's go on and are adopted at the next start."""
-        self._code = self._code or code
+    def stop(self) -> None:
+        """End the process soon. Jobs of libvirt's go on and are adopted at the next start."""
         self._stopping.set()
 
     def run(self) -> int:
         """Return the exit code."""
         with ExitStack() as stack:
+            if not self._is_sole(stack):
+                return 0
             stack.enter_context(self._ledger)
             stack.enter_context(self._hypervisor.watch(lambda _uuid: self._wake()))
             self._recorder.start()
@@ -115,7 +116,25 @@ class Agent:
             for run in left:
                 log.info("%s: left in phase %s to the next agent of this node", run.key, run.phase)
         log.info("the agent ends; %d backup(s) are left to the next one", len(left))
-        return self._code
+        return 0
+
+    def _is_sole(self, stack: ExitStack) -> bool:
+        """Wait until no other agent of this node works, for one that was started by mistake or too early.
+
+        False: asked to end before.
+        """
+        said = ""
+        while not self._stopping.is_set():
+            try:
+                stack.enter_context(self._journal.sole())
+            except NotYet as taken:
+                if said != taken.message:
+                    said = taken.message
+                    log.warning("this agent stands by: %s", said)
+                self._stopping.wait(STAND_BY_SECONDS)
+            else:
+                return True
+        return False
 
     def _look_for_traces(self) -> None:
         """Look for traces that the journal does not know at the start and from time to time, until asked to end."""
@@ -142,12 +161,21 @@ class Agent:
         self._backups.heard(backup, gone=gone)
 
 
+def served(resources: Resources) -> bool:
+    """Return whether the API server answers and serves our kinds."""
+    try:
+        return all(resources.serves(kind) for kind in (VMBACKUP, LOCATION))
+    except VMBackupError as error:
+        log.warning("the API server cannot be asked for its kinds: %s", error.message)
+        return False
+
+
 def main(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT (0), or until the watches are lost (1)."""
+    """Run until SIGTERM or SIGINT."""
     log_to_stderr()
     agent = Agent(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: agent.stop(0))
+        signal.signal(number, lambda *_: agent.stop())
     if settings.probe_port:
         serve(agent.health, settings.probe_port)
     return agent.run()

@@ -53,6 +53,14 @@ class Resources:
     def __init__(self, client: Client) -> None:
         self.client = client
 
+    def serves(self, kind: Kind) -> bool:
+        """Return whether the API server knows the kind. Raises: APIServerAway, Denied."""
+        try:
+            self.client.call("GET", kind.collection(), query={"limit": "1"})
+        except NotFound:
+            return False
+        return True
+
     def get(self, kind: Kind, name: str, namespace: str = "") -> Body:
         """Raises: NotFound, APIServerAway, Denied."""
         return self.client.get(kind.path(name, namespace))

@@ -27,6 +27,7 @@ from vmbackup.door.watches import Subscription, Watches
 PASS_SECONDS = 1.0  # between two passes when nothing happens: graces, deadlines and TTLs run out by the clock
 AWAY_SECONDS = 1.0
 FRESH_SECONDS = 3.0
+USUAL_LIMITS = Limits()
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +35,16 @@ log = logging.getLogger(__name__)
 def main(
     kubeconfig: Path | None,
     namespace: str,
-    node_limit: int = 2,
+    limits: Limits = USUAL_LIMITS,
     probe_port: int = 8081,
-    *,
-    grace_seconds: float = 60.0,
     terms: Terms = USUAL_TERMS,
 ) -> int:
     """Run until SIGTERM or SIGINT (0), or until the lead or the watches are lost (1).
 
-    namespace: where the Leases are. node_limit: backups that run on a node at once. probe_port: 0 for none.
-    grace_seconds: how long a VM or a location that is not there may still come.
+    namespace: where the Leases are. probe_port: 0 for none.
     """
     log_to_stderr()
-    controller = Controller(find_kubeconfig(kubeconfig), namespace, Limits(node_limit, grace_seconds), terms)
+    controller = Controller(find_kubeconfig(kubeconfig), namespace, limits, terms)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: controller.stop(0))
     if probe_port:

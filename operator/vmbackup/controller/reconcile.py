@@ -19,7 +19,7 @@ from vmbackup.cluster.resources import LOCATION, VMBACKUP, Kind, Resources
 from vmbackup.controller.cache import Cache, Finished
 from vmbackup.core.location_report import location_status, same_but_for_bytes
 from vmbackup.core.turn_report import status_of_turn
-from vmbackup.core.turns import MISSING, Bind, Limits, Lost, Refuse, Scene, Turn, Wait, plan_turns
+from vmbackup.core.turns import MISSING, Abandon, Bind, Limits, Lost, Refuse, Scene, Turn, Wait, plan_turns
 
 SPACE_SECONDS = 30.0  # figures of free space alone are written at most so often
 DENIED_SECONDS = 5.0  # rest after a write was forbidden; a restarted API server forbids all for a moment
@@ -81,6 +81,11 @@ class Reconciler:
     def _take(self, turn: Turn, now: float, body: Body) -> None:
         backup = turn.backup
         if isinstance(turn, Refuse) and backup.metadata.deletion_timestamp:
+            self._release(body)
+            return
+        if isinstance(turn, Abandon):
+            log.warning("%s: abandoned: %s", backup.key, turn.message)
+            self._tell(VMBACKUP, backup.metadata, "Warning", ("Abandoned", "Release", turn.message))
             self._release(body)
             return
         if isinstance(turn, Bind):

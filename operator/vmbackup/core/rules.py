@@ -8,7 +8,7 @@ from vmbackup.api.journal import Failure, Freeze, Run
 from vmbackup.api.vmbackup import Outcome, Phase
 from vmbackup.core.facts import DomainFacts, Facts, StoreFacts
 from vmbackup.core.steps import Step
-from vmbackup.errors import Failed
+from vmbackup.errors import Failed, NotYet
 
 RETRY_SECONDS_MAX = 30.0
 
@@ -161,7 +161,7 @@ def last_error(reason: Reason) -> Callable[[View], Failure]:
     def failure(view: View) -> Failure:
         error = view.facts.last.error if view.facts.last else None
         known = error is not None and error.reason in set(Reason)
-        heals = isinstance(error, Failed) and error.heals
+        heals = isinstance(error, NotYet) or (isinstance(error, Failed) and error.heals)
         return Failure(reason=Reason(error.reason) if known and error else reason, message=view.error, heals=heals)
 
     return failure

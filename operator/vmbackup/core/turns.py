@@ -17,10 +17,15 @@ from vmbackup.core.resolve import Found, Inventory, NotFound
 
 @dataclass(frozen=True)
 class Limits:
-    """per_node: backups that may run on a node at once. grace_seconds: how long a missing VM or location may come."""
+    """What is bounded.
+
+    per_node: backups that may run on a node at once. grace_seconds: how long a missing VM or location may come.
+    abandon_seconds: how long a deleted backup waits for the silent agent of its node.
+    """
 
     per_node: int = 2
     grace_seconds: float = 60.0
+    abandon_seconds: float = 900.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,15 @@ class Lost:
     message: str
 
 
-Turn = Bind | Wait | Refuse | Lost
+@dataclass(frozen=True)
+class Abandon:
+    """Deleted, and its node's agent has been silent ever since: let it go, and say what may be left there."""
+
+    backup: VMBackup
+    message: str
+
+
+Turn = Bind | Wait | Refuse | Lost | Abandon
 MISSING = frozenset({Reason.WAITING_FOR_VM, Reason.LOCATION_NOT_FOUND, Reason.LOCATION_NOT_ALLOWED})
 
 
@@ -82,7 +95,7 @@ def plan_turns(scene: Scene, limits: Limits, now: float) -> list[Turn]:
     for backup in bound:
         board.occupy(backup, backup.status.node or "")
     waiting = sorted((backup for backup in under_way if not backup.status.node), key=_age)
-    lost = [_lost(backup) for backup in bound if backup.status.node not in scene.live_nodes]
+    lost = [_lost(backup, limits, now) for backup in bound if backup.status.node not in scene.live_nodes]
     return [*lost, *(board.turn(backup, now) for backup in waiting)]
 
 
@@ -90,8 +103,17 @@ def _age(backup: VMBackup) -> tuple[str, str]:
     return backup.metadata.creation_timestamp, backup.key
 
 
-def _lost(backup: VMBackup) -> Lost:
+def _lost(backup: VMBackup, limits: Limits, now: float) -> Lost | Abandon:
     node = backup.status.node
+    deleted = backup.metadata.deletion_timestamp
+    if deleted and now - epoch(deleted) >= limits.abandon_seconds:
+        return Abandon(
+            backup,
+            f"Deleted {limits.abandon_seconds:.0f} s ago, and the agent of node {node} is silent: the resource is "
+            "let go. If the node comes back, its agent finishes from its journal; if not, VM "
+            f"{backup.spec.source.name} may have an overlay of ours on its storage, and the location an unfinished "
+            "directory.",
+        )
     return Lost(
         backup,
         f"The agent of node {node} is silent. The backup stays bound to it, because VM {backup.spec.source.name} may "

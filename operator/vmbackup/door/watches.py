@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from vmbackup.cluster.resources import Kind
 from vmbackup.door.health import WATCH_SECONDS, Health
 
 BEAT_SECONDS = 1.0
+AGAIN_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +38,24 @@ class Subscription:
 
 
 class Watches:
-    """Watches until the process ends; `on_end` is called when kopf gives up."""
+    """Watches until the process ends.
+
+    on_end: called when kopf gives up; None: kopf is started again, for a process that has other work to bring home.
+    served: whether the API server serves the kinds. kopf looks only once which kinds there are, so it is not started
+    before.
+    """
 
     def __init__(
         self,
         kubeconfig: str | os.PathLike[str] | None,
         subscriptions: Sequence[Subscription],
         health: Health,
-        on_end: Callable[[], None],
+        *,
+        on_end: Callable[[], None] | None = None,
+        served: Callable[[], bool] = lambda: True,
     ) -> None:
         self._health = health
+        self._served = served
         self._on_end = on_end
         self._settings = settings()
         self._registry = kopf.OperatorRegistry()
@@ -71,12 +81,19 @@ class Watches:
             self._settings.watching.field_selectors[group, kind.plural] = subscription.field_selector
 
     def _run(self) -> None:
-        try:
-            asyncio.run(self._serve())
-            log.error("the watches ended")
-        except Exception:
-            log.exception("the watches ended")
-        self._on_end()
+        while True:
+            while not self._served():
+                self._health.beat("watch loop", WATCH_SECONDS)
+                time.sleep(AGAIN_SECONDS)
+            try:
+                asyncio.run(self._serve())
+                log.error("the watches ended")
+            except Exception:
+                log.exception("the watches ended")
+            if self._on_end is not None:
+                self._on_end()
+                return
+            time.sleep(AGAIN_SECONDS)
 
     async def _serve(self) -> None:
         beat = asyncio.create_task(self._beat())

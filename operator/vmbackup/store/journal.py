@@ -81,7 +81,21 @@ class NodeJournal:
 
         Raises: NotYet: somebody else holds it.
         """
-        path = self._locks / f"{_plain(domain_uuid)}.lock"
+        with self._held(domain_uuid, f"another backup of the VM {domain_uuid} is under way"):
+            yield
+
+    @contextmanager
+    def sole(self) -> Iterator[None]:
+        """Be the one agent that works with this journal; freed by the kernel when we die.
+
+        Raises: NotYet: another agent is.
+        """
+        with self._held("agent", "another agent of this node works"):
+            yield
+
+    @contextmanager
+    def _held(self, name: str, taken: str) -> Iterator[None]:
+        path = self._locks / f"{_plain(name)}.lock"
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,10 +104,7 @@ class NodeJournal:
         except BlockingIOError:
             holder = os.pread(file, 32, 0).decode("ascii", "replace").strip()
             os.close(file)
-            raise NotYet(
-                Reason.FOREIGN_JOB,
-                f"another backup of the VM {domain_uuid} is under way in process {holder or 'unknown'}; wait for it",
-            ) from None
+            raise NotYet(Reason.FOREIGN_JOB, f"{taken} in process {holder or 'unknown'}; wait for it") from None
         try:
             yield
         finally:

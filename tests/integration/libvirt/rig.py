@@ -122,10 +122,10 @@ class Rig:
         return self.backup(vm, request=request, **spec).end()
 
     def held_push(self, vm: VM, **spec: Any) -> "Backup":
-        """Begin a push that is held by QEMU in mid copy; `vm.slow_down(0)` lets it go."""
+        """Begin a push whose first attempt is held by QEMU in mid copy; `vm.slow_down(0)` lets it go."""
 
-        def hold(moment: str, _run: Run) -> None:
-            if moment == "after BeginPush":
+        def hold(moment: str, run: Run) -> None:
+            if moment == "after BeginPush" and run.attempt == 1:
                 vm.slow_down()
 
         backup = self.backup(vm, hook=hold, **{"method": "Push", **spec})

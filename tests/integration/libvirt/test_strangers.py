@@ -196,7 +196,7 @@ def test_second_backup_of_the_vm_waits_for_the_first(rig: Rig, method: str) -> N
     vm = rig.vm(Disk(rig.large_image() if method == "Push" else rig.image("vda", data_mib=16)))
     first = rig.held_push(vm) if method == "Push" else rig.held_copy(vm, max_bytes_per_second="1Mi")
     second = run_alone(rig, vm, method=method)
-    second.wait_for(ConditionType.RECONCILING, "Foreign")
+    second.wait_for(ConditionType.RECONCILING, "another backup of the VM", "is under way")
     if method == "Push":
         vm.slow_down(0)
     assert first.end().outcome is Outcome.SUCCEEDED

@@ -116,13 +116,13 @@ class Tenant:
         if method == "Snapshot":
             domain = self.vm(data_bytes=seconds * MIB)
             self.back_up(method=method, maxBytesPerSecond="1Mi", **more)
-            self.until(lambda backup: backup.phase == "Copying" and backup.bytes_done > 0)
+            self.until(lambda backup: self.has_begun(backup, domain))
             return domain
         for data_bytes in HELD_BYTES:
             domain = self.vm(data_bytes=data_bytes)
             self.back_up(method=method, maxBytesPerSecond="64Ki", **more)
-            backup = self.until(lambda backup: backup.over or self._bandwidth(domain) > 0)
-            if not backup.over and self._bandwidth(domain) > 0:
+            self.until(lambda backup: self.has_begun(backup, domain))
+            if self._bandwidth(domain) > 0:
                 return domain
             self.kubectl("delete", "vmb", "backup")
             self.remove(domain)
@@ -152,6 +152,14 @@ class Tenant:
 
     def kubectl(self, *arguments: str, input: str | None = None) -> str:  # noqa: A002 - subprocess calls it so
         return self.stage.cluster.kubectl("--namespace", self.namespace, *arguments, input=input)
+
+    def has_begun(self, backup: Backup, domain: str) -> bool:
+        """Return whether the copy has gone so far that it is slow, or is over already."""
+        if backup.over:
+            return True
+        if backup.spec["method"] == "Push":
+            return self._bandwidth(domain) > 0
+        return backup.phase == "Copying" and backup.bytes_done > 0
 
     def release(self, domain: str) -> None:
         """Let a held push job run at full speed."""

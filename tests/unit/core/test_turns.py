@@ -11,7 +11,8 @@ from vmbackup.api.conditions import Reason
 from vmbackup.api.host import VMHost
 from vmbackup.api.location import VMBackupLocation
 from vmbackup.api.vmbackup import VMBackup
-from vmbackup.core.turns import Bind, Limits, Lost, Refuse, Scene, Turn, Wait, plan_turns
+from vmbackup.core.kstatus import epoch
+from vmbackup.core.turns import Abandon, Bind, Limits, Lost, Refuse, Scene, Turn, Wait, plan_turns
 
 WEB_ON_N1 = [host("n1", vm("web", 1), vm("db", 2), vm("mail", 3), vm("dns", 4))]
 LIMITS = Limits(per_node=2, grace_seconds=60)
@@ -303,3 +304,21 @@ def test_the_limits_hold_and_nobody_is_forgotten(wanted: list[tuple[str, str, in
         waiting = [one for one in waiting if one not in running]
         rounds += 1
     assert rounds <= len(wanted)
+
+
+def test_a_deleted_backup_whose_node_never_comes_back_is_let_go_and_says_what_may_be_left() -> None:
+    gone = {"metadata": {"deletionTimestamp": "2026-09-21T14:14:00Z"}}
+    deleted_at = epoch("2026-09-21T14:14:00Z")
+    scene = Scene([bound("b1", "n9", **gone)], {"n1": host("n1", vm())}, {}, {}, {"n1"})
+    (early,) = plan_turns(scene, Limits(abandon_seconds=600), deleted_at + 599)
+    assert isinstance(early, Lost)
+    (late,) = plan_turns(scene, Limits(abandon_seconds=600), deleted_at + 600)
+    assert isinstance(late, Abandon)
+    assert "n9" in late.message
+    assert "overlay" in late.message
+
+
+def test_a_deleted_backup_on_a_live_node_is_never_let_go_before_its_agent_is_done() -> None:
+    gone = {"metadata": {"deletionTimestamp": "2026-09-21T14:14:00Z"}}
+    scene = Scene([bound("b1", "n1", **gone)], {"n1": host("n1", vm())}, {}, {}, {"n1"})
+    assert plan_turns(scene, Limits(), epoch("2026-09-21T14:14:00Z") + 10**6) == []

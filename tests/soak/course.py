@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from soak.history import History
@@ -25,6 +26,7 @@ def main() -> int:
     arguments = _arguments()
     directory = arguments.directory or Path(tempfile.mkdtemp(prefix=f"vmbackup-soak-{arguments.seed}-", dir="/var/tmp"))
     record = Record(directory)
+    directory.chmod(0o755)  # the qemu user must pass
     _print(f"seed {arguments.seed}, {arguments.seconds:.0f} s, logs in {directory}")
     work = directory / "work"
     try:
@@ -43,8 +45,8 @@ def _soak(scene: Scene, record: Record, seed: str, seconds: float) -> tuple[Watc
     history, sets, watch = History(scene, record), Sets(scene, record), Watch(scene, record)
     storm = Storm(scene, history, record)
     record.begin()
-    for each in (history, sets, watch):
-        storm.accompany(lambda each=each: each.watch(storm.still))
+    for look in (history.watch, sets.watch, watch.watch):
+        storm.accompany(partial(look, storm.still))
     storm.begin(plan, seed)
     while record.seconds < seconds and not storm.over.wait(min(TALK_SECONDS, max(0.1, seconds - record.seconds))):
         _print(f"{record.seconds:5.0f} s: {dict(record.counts)}, {len(record.violations)} violation(s)")

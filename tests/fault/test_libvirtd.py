@@ -1,0 +1,52 @@
+"""libvirtd dies, stays away, or is started again more than once."""
+
+import time
+
+from fault.cell import Cell
+from fault.rows import PUSH, SNAPSHOT, column
+
+AWAY_SECONDS = {"libvirtd-away-10s": 10, "libvirtd-away-60s": 60}
+LONG = ("Copying", "Committing", "Pivoting")
+
+
+@column("libvirtd-sigkill", push=PUSH, snapshot=SNAPSHOT)
+def test_daemon_is_killed_and_started_again(cell: Cell) -> None:
+    cell.catch()
+    cell.stage.kill_daemon()
+    cell.stage.agent.go_on()
+    time.sleep(1)  # the agent meets the dead daemon
+    cell.stage.start_daemon()
+    cell.fault_is_over()
+    cell.until_home()
+    cell.ends()
+
+
+@column("libvirtd-away-10s", push=("Starting", "Copying"), snapshot=("Snapshotting", *LONG))
+@column("libvirtd-away-60s", push=PUSH, snapshot=SNAPSHOT, full=("all",))
+def test_daemon_stays_away(cell: Cell) -> None:
+    cell.catch()
+    cell.stage.kill_daemon()
+    cell.stage.agent.go_on()
+    time.sleep(AWAY_SECONDS[cell.fault])
+    cell.stage.start_daemon()
+    cell.fault_is_over()
+    cell.until_home()
+    cell.ends(says="HypervisorAway")
+
+
+@column("libvirtd-twice", push=("Copying",), snapshot=LONG)
+def test_daemon_is_started_twice_and_knows_nothing_of_the_job(cell: Cell) -> None:
+    """The job ends while the daemon is down; after the second start nobody has its result."""
+    cell.catch()
+    cell.let_job_end_soon()
+    for _ in range(2):
+        cell.stage.kill_daemon()
+        time.sleep(2)
+        cell.stage.start_daemon()
+    cell.stage.agent.go_on()
+    cell.fault_is_over()
+    cell.until_home()
+    if cell.method == "Push":
+        cell.ends(says="OutcomeUnknown|kept no result", attempts=2)
+    else:
+        cell.ends()
