@@ -38,7 +38,10 @@ class ControllerProcess:
         self._log = directory / f"{name}.log"
         arguments = "".join(f", {key}={value!r}" for key, value in options.items())
         call = f"main({str(kubeconfig)!r}, {namespace!r}, probe_port=0{arguments})"
-        imports = "from vmbackup.controller import main; from vmbackup.cluster.lease import Terms"
+        imports = (
+            "from vmbackup.controller import main; from vmbackup.cluster.lease import Terms; "
+            "from vmbackup.core.turns import Limits"
+        )
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", f"{imports}; raise SystemExit({call})"],

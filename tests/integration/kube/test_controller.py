@@ -12,6 +12,7 @@ from vmbackup.api import names
 from vmbackup.cluster.client import Client
 from vmbackup.cluster.errors import NotFound
 from vmbackup.cluster.resources import LOCATION, VMBACKUP
+from vmbackup.core.turns import Limits
 
 SYSTEM = "vmbackup-system"
 GRACE_SECONDS = 2.0
@@ -23,7 +24,7 @@ def running(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> 
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})
     kubeconfig = grant(cluster, SYSTEM)
     # A lead that outlives a restart of the API server on a slow machine.
-    options = {"grace_seconds": GRACE_SECONDS, "terms": LongTerms()}
+    options = {"limits": Limits(grace_seconds=GRACE_SECONDS), "terms": LongTerms()}
     with controller(kubeconfig, SYSTEM, tmp_path_factory.mktemp("controller"), **options) as process:
         eventually(lambda: process.leads, "the controller leads", PATIENCE_SECONDS)
         yield process
