@@ -8,7 +8,6 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +93,11 @@ class Standalone:
         self.ledger = StatusFiles(settings.state / "status", self._clock, listen)
         self._ports = Ports(self._hypervisor, self._store, self._journal, self.ledger, self._clock)
 
+    @property
+    def status(self) -> VMBackupStatus:
+        """Return what was told last of this backup."""
+        return self.ledger.status(self._backup.key)
+
     def cancel(self) -> None:
         """Take the VM home and end; never blocks."""
         self.ledger.cancel()
@@ -107,8 +111,8 @@ class Standalone:
             try:
                 return self._begin().outcome or Outcome.FAILED
             except Refused as refusal:
-                self._tell(refused(self.ledger.status, refusal.reason, refusal.message, self._stamp()))
-                return self.ledger.status.outcome or Outcome.REFUSED
+                self._tell(refused(self.status, refusal.reason, refusal.message, self._stamp()))
+                return self.status.outcome or Outcome.REFUSED
 
     def _finish(self, left: Run) -> None:
         """Finish what an earlier call left behind, unless another process of ours works on it."""

@@ -124,6 +124,27 @@ class Machine:
         """Run a shell script in the guest, beside everything else; nobody waits for it."""
         self.ask_agent("guest-exec", path="/bin/busybox", arg=["sh", "-c", script])
 
+    def until_agent_silent(self) -> None:
+        wait_until(lambda: not self.agent_answers(seconds=1), "the guest's agent is silent")
+
+    def let_agent_die_when_frozen(self) -> None:
+        """Kill the guest's agent as soon as its file system is frozen, and start it again 8 seconds later."""
+        self.in_guest(
+            "(while :; do echo > /data/probe; echo > /tmp/beat; usleep 50000; done) & beating=$!; "
+            "sleep 1; while [ -n \"$(find /tmp/beat)\" ]; do rm -f /tmp/beat; usleep 400000; done; "
+            "killall -9 qemu-ga; sleep 8; " + START_AGENT + "; sleep 20; kill $beating"
+        )
+
+    def let_agent_refuse(self) -> None:
+        """Put something in the agent's place that answers every command but a greeting with an error."""
+        self.in_guest(
+            "sleep 1; killall -9 qemu-ga; sleep 1; " + PORT + "; exec 3<>$port; "
+            "while read -r line <&3; do case $line in *guest-sync*) id=${line##*:}; id=${id%%\\}*}; "
+            "echo \"{\\\"return\\\": $id}\" >&3;; *guest-*) "
+            "echo '{\"error\": {\"class\": \"GenericError\", \"desc\": \"disk is on fire\"}}' >&3;; esac; "
+            "[ -e /tmp/enough ] && break; done"
+        )
+
     # -- hands --------------------------------------------------------------------------------------------------
 
     def hold_push(self, seconds: float = 5.0) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -66,3 +67,12 @@ class Process(Program):
         """Return the exit code. Raises: subprocess.TimeoutExpired."""
         assert self._process is not None
         return self._process.wait(seconds)
+
+    def restart_as_kubelet(self, patience_seconds: float = 20.0) -> None:
+        """Start it again when it has ended by itself; when it does not, end it, as a failed probe does."""
+        assert self._process is not None
+        try:
+            self._process.wait(patience_seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self.start()

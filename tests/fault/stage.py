@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from testbed.errors import TestbedError
 from testbed.hypervisor import Libvirtd
 from vmbackup.api import names
 from vmbackup.cluster.client import Client
-from vmbackup.cluster.errors import APIServerAway, NotFound
+from vmbackup.cluster.errors import APIServerAway, Conflict, NotFound
 from vmbackup.cluster.resources import LOCATION, VMBACKUP, VMHOST, Resources
 
 NODE = "node-1"
@@ -86,30 +86,27 @@ class Stage:
             self.make_location(name)
 
     def make_location(self, name: str) -> None:
+        """Make it if there is none."""
         spec = {
             "directory": {"path": str(self.directory(name))},
             "allowedNamespaces": {"names": [NAMESPACE]},
             "minFree": "2%",
         }
         body = {"apiVersion": names.API_VERSION, "kind": "VMBackupLocation", "metadata": {"name": name}, "spec": spec}
-        self.client.create(LOCATION.collection(), body)
+        with suppress(Conflict):
+            self.client.create(LOCATION.collection(), body)
 
     def use_sick_location(self) -> None:
         """Have a fresh file system on the sick disk, as location."""
         self.sick.stop()
         self.sick.start()
-        try:
-            self.make_location(SICK)
-        except Exception as there:  # noqa: BLE001 - it is there from an earlier cell
-            assert "exists" in str(there), there
+        self.make_location(SICK)
 
     def directory(self, location: str) -> Path:
         return self.sick.at if location == SICK else self.place / "locations" / location
 
     def _make_programs(self) -> None:
-        cluster = self.cluster
-        cluster.placeholder_pod(SYSTEM_NAMESPACE, "agent-1", "agent", NODE)
-        kubeconfig = cluster.service_account_kubeconfig(SYSTEM_NAMESPACE, "controller")
+        kubeconfig = self.cluster.service_account_kubeconfig(SYSTEM_NAMESPACE, "controller")
         flags = ["--namespace", SYSTEM_NAMESPACE, "--probe-port", "0", "--missing-seconds", str(MISSING_SECONDS)]
         log = self.place / "controller.log"
         self.controller = Process([*COMMAND, "controller", *flags], log, {"KUBECONFIG": str(kubeconfig)})
@@ -119,8 +116,16 @@ class Stage:
         self.state.mkdir()
         self.agent.start()
 
+    def revoke_token(self) -> None:
+        """Make the agent's token worthless: its pod is gone."""
+        self.cluster.kubectl("delete", "pod", "agent-1", "-n", SYSTEM_NAMESPACE, "--grace-period=0", "--force")
+
+    def delete_location(self, name: str) -> None:
+        self.client.call("DELETE", LOCATION.path(name))
+
     def new_token(self) -> None:
         """Give the agent a token, as the kubelet does for its pod."""
+        self.cluster.placeholder_pod(SYSTEM_NAMESPACE, "agent-1", "agent", NODE)
         path = self.cluster.service_account_kubeconfig(SYSTEM_NAMESPACE, "agent", "agent-1")
         self._kubeconfig = self.front.kubeconfig(path)
 
@@ -172,6 +177,8 @@ class Stage:
         self.agent.start()
         self._delete_backups()
         remount(self.directory(SMALL), "rw")
+        for name in (PLAIN, SMALL):
+            self.make_location(name)
         for name in (PLAIN, SMALL, SICK):
             self._tidy(name)
 

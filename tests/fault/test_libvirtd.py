@@ -6,6 +6,7 @@ from fault.cell import Cell
 from fault.rows import PUSH, SNAPSHOT, column
 
 AWAY_SECONDS = {"libvirtd-away-10s": 10, "libvirtd-away-60s": 60}
+JOB_SECONDS = 4
 LONG = ("Copying", "Committing", "Pivoting")
 
 
@@ -41,7 +42,7 @@ def test_daemon_is_started_twice_and_knows_nothing_of_the_job(cell: Cell) -> Non
     cell.let_job_end_soon()
     for _ in range(2):
         cell.stage.kill_daemon()
-        time.sleep(2)
+        time.sleep(JOB_SECONDS)
         cell.stage.start_daemon()
     cell.stage.agent.go_on()
     cell.fault_is_over()

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import secrets
 import shutil
 import sys
@@ -19,6 +20,7 @@ from soak.settling import digest_of, epilogue, judge_disks, judge_sets, settle
 from soak.storm import Storm
 from soak.watch import Watch
 
+OPERATOR = Path(__file__).resolve().parents[2] / "operator"
 TALK_SECONDS = 30.0
 
 
@@ -29,6 +31,9 @@ def main() -> int:
     directory.chmod(0o755)  # the qemu user must pass
     _print(f"seed {arguments.seed}, {arguments.seconds:.0f} s, logs in {directory}")
     work = directory / "work"
+    # The code as it is now: a restarted program must not be another one because somebody edits meanwhile.
+    shutil.copytree(OPERATOR, directory / "operator", ignore=shutil.ignore_patterns("__pycache__"))
+    os.environ["PYTHONPATH"] = str(directory / "operator")
     try:
         with raised(directory, work) as scene:
             record.witness = scene.witness

@@ -85,7 +85,7 @@ class Watch:
                     self.record.violation("fault of ours in a log", log.name, line)
         for log in sorted((self.scene.host.directory / "log" / "qemu").glob("*.log")):
             for line in self._fresh(log):
-                if re.search(r"write failed|I/O error|lock", line):
+                if re.search(r"write failed|I/O error|Failed to get .* lock", line):
                     self.record.violation("QEMU complained", log.name, line)
 
     def _fresh(self, log: Path) -> list[str]:

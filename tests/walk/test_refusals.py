@@ -179,3 +179,19 @@ def test_guest_restarted_on_the_stale_base_strands_the_backup_and_keeps_the_over
     assert overlay in world.hypervisor.files
     assert world.hypervisor.images["/images/vda.qcow2"].commits == 0
     assert not world.store.sets
+
+
+def test_job_that_is_only_a_ghost_after_the_daemon_died_is_aborted_and_tried_again() -> None:
+    world = World(Method.PUSH)
+    haunted = []
+
+    def haunt(world: World, _turn: int) -> None:
+        if world.domain.push and not haunted:
+            world.domain.become_ghost()
+            haunted.append(True)
+
+    world.each_turn = haunt
+    run = world.walk()
+    assert run.outcome is Outcome.SUCCEEDED
+    assert run.attempt == 2
+    world.assert_home(run)

@@ -41,6 +41,7 @@ class DiskFacts:
     readonly: bool = False
     shareable: bool = False
     transient: bool = False
+    encrypted: bool = False
     backing: tuple[Image, ...] = ()
     inactive_source: str | None = None
     virtual_bytes: int = 0

@@ -1,8 +1,10 @@
 """Which of the two methods takes the backup, and why."""
 
+from collections.abc import Iterable
+
 from vmbackup.api.conditions import Reason
 from vmbackup.api.vmbackup import Method, VMBackupSpec
-from vmbackup.core.facts import DiskFacts, DomainFacts, HostFacts
+from vmbackup.core.facts import DiskFacts, HostFacts
 from vmbackup.errors import Refused
 
 FULL_PUSH = 7_002_000  # libvirt NEWS, v7.2.0: full backups no longer need incremental support
@@ -35,11 +37,11 @@ def limit_obstacle(host: HostFacts, spec: VMBackupSpec) -> str:
     )
 
 
-def snapshot_obstacle(host: HostFacts, domain: DomainFacts) -> str:
-    """Return why this VM cannot be backed up by snapshot and commit, empty when it can."""
-    shareable = [disk.target for disk in domain.disks if disk.shareable]
+def snapshot_obstacle(host: HostFacts, chosen: Iterable[DiskFacts]) -> str:
+    """Return why these disks cannot be backed up by snapshot and commit, empty when they can."""
+    shareable = [disk.target for disk in chosen if disk.shareable]
     if shareable:
-        return f"disk {shareable[0]} is shareable, and libvirt takes no snapshot of a VM with a shareable disk"
+        return f"disk {shareable[0]} is shareable, and libvirt takes no snapshot of a shareable disk; exclude it"
     if host.confined_by_apparmor and host.libvirt_version < APPARMOR_COMMIT_FIXED:
         return (
             f"AppArmor with libvirt {version(host.libvirt_version)} forbids the commit into the base image; "
@@ -48,12 +50,12 @@ def snapshot_obstacle(host: HostFacts, domain: DomainFacts) -> str:
     return ""
 
 
-def choose(spec: VMBackupSpec, host: HostFacts, domain: DomainFacts) -> tuple[Method, str]:
-    """Return the method and the reason for it.
+def choose(spec: VMBackupSpec, host: HostFacts, vm: str, chosen: Iterable[DiskFacts]) -> tuple[Method, str]:
+    """Return the method for the chosen disks of a VM, and the reason for it.
 
     Raises: Refused: the wanted method, or with Auto every method, is out of the question.
     """
-    push, limit, snapshot = push_obstacle(host), limit_obstacle(host, spec), snapshot_obstacle(host, domain)
+    push, limit, snapshot = push_obstacle(host), limit_obstacle(host, spec), snapshot_obstacle(host, chosen)
     daemon = f"libvirt {version(host.libvirt_version)}"
     if spec.method is Method.PUSH:
         if push:
@@ -63,13 +65,13 @@ def choose(spec: VMBackupSpec, host: HostFacts, domain: DomainFacts) -> tuple[Me
         return Method.PUSH, "asked for"
     if spec.method is Method.SNAPSHOT:
         if snapshot:
-            raise Refused(Reason.METHOD_UNSUPPORTED, f"VM {domain.name}: {snapshot}. Use method Push.")
+            raise Refused(Reason.METHOD_UNSUPPORTED, f"VM {vm}: {snapshot}, or use method Push.")
         return Method.SNAPSHOT, "asked for"
     if not push and not limit:
         return Method.PUSH, f"{daemon} supports full push"
     if not snapshot:
         return Method.SNAPSHOT, push or limit
-    raise Refused(Reason.METHOD_UNSUPPORTED, f"VM {domain.name}: {push or limit}; {snapshot}.")
+    raise Refused(Reason.METHOD_UNSUPPORTED, f"VM {vm}: {push or limit}; {snapshot}.")
 
 
 def disk_obstacle(disk: DiskFacts) -> str:  # noqa: PLR0911 - a table of reasons
@@ -82,6 +84,8 @@ def disk_obstacle(disk: DiskFacts) -> str:  # noqa: PLR0911 - a table of reasons
         return "the disk is read-only"
     if disk.transient:
         return "the disk is transient: libvirt drops its content when the VM stops"
+    if disk.encrypted:
+        return "the image is encrypted by libvirt, and a copy through QEMU would be in the clear"
     if disk.device != "disk" or disk.kind not in ("file", "block"):
         return f"a {disk.kind or disk.device} disk cannot be backed up; files and block devices can"
     if disk.format not in ("qcow2", "raw"):

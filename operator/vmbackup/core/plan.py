@@ -38,9 +38,9 @@ def plan(request: Request, domain: DomainFacts, host: HostFacts, now: float) -> 
         NotYet: the VM is off, or somebody else works on it.
     """
     _check_vm(request, domain)
-    method, reason = choose(request.spec, host, domain)
-    _check_strangers(domain, method)
     chosen, skipped = select_disks(request.spec, domain)
+    method, reason = choose(request.spec, host, domain.name, chosen)
+    _check_strangers(domain, method)
     return Run(
         uid=request.uid,
         namespace=request.namespace,

@@ -31,6 +31,8 @@ from vmbackup.core.rules import (
 from vmbackup.core.steps import AbortJob, BeginPush, LimitSpeed
 from vmbackup.units import human_bytes, human_seconds
 
+GHOST_SECONDS = 5.0
+
 
 def targets(view: View) -> tuple[tuple[str, str], ...]:
     """Return target and absolute path of every image, in disk order."""
@@ -78,6 +80,16 @@ def stopped(view: View) -> bool:
 
 def nearly_full(view: View) -> bool:
     return job_runs(view) and tight(view)
+
+
+def ghost(view: View) -> bool:
+    """Return whether libvirt shows our job with nothing behind it: a daemon died just as the job ended.
+
+    Seen on libvirt 9.0 and 11.3: 0 of 0 bytes, no disk with a block job, for ever; abortJob ends it.
+    """
+    job = view.domain.job
+    empty = job_runs(view) and job is not None and job.bytes_total == 0
+    return empty and not any(disk.job for disk in view.domain.disks) and view.facts.still_seconds > GHOST_SECONDS
 
 
 def job_stalled(view: View) -> bool:
@@ -147,6 +159,13 @@ def _stalled(view: View) -> str:
     )
 
 
+def _ghost(view: View) -> str:
+    return (
+        f"VM {view.run.domain}: libvirt shows the backup job, but nothing copies any more (the daemon died as the job "
+        "ended), so the copy is not trusted"
+    )
+
+
 def _job_error(view: View) -> str:
     error = view.domain.completed.error if view.domain.completed else ""
     return f"VM {view.run.domain}: libvirt's backup job failed: {error or 'no reason given, QEMU may have ended'}"
@@ -163,6 +182,7 @@ INTERRUPTED = because(Reason.INTERRUPTED, _not_started, heals=True)
 GONE_BEFORE = because(Reason.SOURCE_LOST, _gone_before, heals=True)
 GONE = because(Reason.SOURCE_LOST, _gone, heals=True)
 NEARLY_FULL = because(Reason.NO_SPACE, _nearly_full)
+GHOST = because(Reason.OUTCOME_UNKNOWN, _ghost, heals=True)
 STALLED = because(Reason.STALLED, _stalled, heals=True)
 JOB_FAILED = because(Reason.BACKUP_JOB_FAILED, _job_error, heals=True)
 UNKNOWN = because(Reason.OUTCOME_UNKNOWN, _unknown, heals=True)
@@ -188,6 +208,7 @@ PUSH: Table = {
         Rule("giving up, the job runs", stop_job, Act(lambda _: AbortJob())),
         Rule("giving up", stopped, Go(Phase.DISCARDING)),
         Rule("location nearly full", nearly_full, Fail(NEARLY_FULL, Phase.COPYING)),
+        Rule("a job without work", ghost, Fail(GHOST, Phase.COPYING)),
         Rule("the job stands still", job_stalled, Fail(STALLED, Phase.COPYING)),
         Rule("limit refused", limit_refused, Fail(last_error(Reason.SPEED_LIMIT_UNSUPPORTED), Phase.COPYING)),
         Rule("limit in force", done(LimitSpeed), Write(_limited)),

@@ -79,6 +79,7 @@ def read_disk(disk: Element) -> DiskFacts:
         readonly=disk.find("readonly") is not None,
         shareable=disk.find("shareable") is not None,
         transient=disk.find("transient") is not None,
+        encrypted=disk.find("encryption") is not None or disk.find("source/encryption") is not None,
         backing=_chain(disk),
         job=_mirror(disk.find("mirror")),
     )

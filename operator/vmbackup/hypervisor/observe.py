@@ -99,7 +99,7 @@ def running_backup(domain: libvirt.virDomain) -> dict[str, str] | None:
 
 def running_operation(domain: libvirt.virDomain) -> str:
     """Return the domain's running job in a word; empty when there is none."""
-    return _operation(domain.jobStats())
+    return _operation(_running_statistics(domain))
 
 
 def _state(alive: bool, state: int) -> State:
@@ -144,7 +144,7 @@ def _block_job(domain: libvirt.virDomain, disk: DiskFacts) -> BlockJob | None:
 
 
 def _running_job(domain: libvirt.virDomain) -> BackupJob | None:
-    statistics: Statistics = domain.jobStats()
+    statistics = _running_statistics(domain)
     operation = _operation(statistics)
     if not operation:
         return None
@@ -155,6 +155,19 @@ def _running_job(domain: libvirt.virDomain) -> BackupJob | None:
         bytes_total=statistics.get(f"{kind}_total", 0),
         targets=(running_backup(domain) or {}) if operation == "backup" else {},
     )
+
+
+def _running_statistics(domain: libvirt.virDomain) -> Statistics:
+    """Return the statistics of the running job. Raises: NotYet: it is just being started."""
+    try:
+        statistics: Statistics = domain.jobStats()
+    except libvirt.libvirtError as error:
+        # Seen on 9.0: while backupBegin is still at work libvirt says "internal error: backup job data missing".
+        if not is_code(error, libvirt.VIR_ERR_INTERNAL_ERROR):
+            raise
+        words = f"VM {domain.name()}: a job that is just starting or ending hides how it stands: {error}"
+        raise NotYet(Reason.FOREIGN_JOB, words) from error
+    return statistics
 
 
 def _completed_job(domain: libvirt.virDomain) -> CompletedJob | None:

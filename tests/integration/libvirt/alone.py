@@ -32,7 +32,7 @@ class Alone:
         self.statuses: list[VMBackupStatus] = []
         self._error: BaseException | None = None
         self._outcome: Outcome | None = None
-        self.engine = Standalone(settings, VMBackup.parse(body), self.statuses.append)
+        self.engine = Standalone(settings, VMBackup.parse(body), lambda _key, status: self.statuses.append(status))
         self.thread = threading.Thread(target=self._work, name="alone", daemon=True)
         self.thread.start()
 

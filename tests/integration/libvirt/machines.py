@@ -20,7 +20,7 @@ from testbed.hypervisor import Libvirtd as Daemon
 from testbed.images import qemu_img
 from vmbackup.units import MIB
 
-DEADLINE_SECONDS = 90.0
+DEADLINE_SECONDS = 60.0
 SLOW_BYTES_PER_SECOND = 65536
 INACTIVE = libvirt.VIR_DOMAIN_XML_INACTIVE
 
@@ -97,6 +97,13 @@ class VM:
     def writes(self, target: str, offset_bytes: int, length_bytes: int, byte: int = 0x5A) -> None:
         """Write as the guest would."""
         write_pattern(self.daemon.uri, self.name, target, offset_bytes, length_bytes, byte=byte)
+
+    def holds(self, target: str, offset_bytes: int, byte: int) -> bool:
+        """Tell whether a KiB of the disk's own image is full of `byte`."""
+        path = self.paths[target]
+        check = ["qemu-io", "-r", "-U", "-f", path.suffix[1:], "-c", f"read -P {byte:#x} {offset_bytes} 1k", str(path)]
+        said = subprocess.run(check, capture_output=True, text=True, check=True).stdout
+        return "Pattern verification failed" not in said
 
     def start(self) -> None:
         with self.domain() as domain:

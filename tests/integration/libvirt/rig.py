@@ -22,12 +22,12 @@ from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import Phase, VMBackupSpec
 from vmbackup.core.facts import Wishes
 from vmbackup.core.plan import Request
+from vmbackup.store.clock import SteadyClock
 from vmbackup.store.journal import NodeJournal
 from vmbackup.units import MIB
 
 NAMESPACE = "team-a"
 RUN_SECONDS = 120.0
-HELD_MIB = 1536
 TESTS = Path(__file__).resolve().parents[2]
 _numbers = itertools.count(1)
 
@@ -68,11 +68,11 @@ class Rig:
     def image(self, name: str, image_format: str = "qcow2", *, mib: int = 64, data_mib: int = 8) -> Path:
         return disk_image(self.disks / f"{name}.{image_format}", image_format, mib * MIB, data_mib * MIB)
 
-    def large_image(self, name: str = "large") -> Path:
+    def large_image(self, name: str = "large", *, mib: int = 1024) -> Path:
         """Make an image with more data than QEMU copies before it can be held; most of it is shared by all tests."""
-        golden = self.daemon.images / "large.qcow2"
+        golden = self.daemon.images / f"large-{mib}.qcow2"
         if not golden.exists():
-            disk_image(golden, "qcow2", HELD_MIB * MIB, HELD_MIB * MIB)
+            disk_image(golden, "qcow2", mib * MIB, mib * MIB)
         return overlay_image(self.disks / f"{name}.qcow2", golden)
 
     def vm(self, *disks: Disk, options: Options | None = None, persistent: bool = True, edit: "Edit" = str) -> VM:
@@ -139,6 +139,14 @@ class Rig:
         wait_until(lambda: backup.phase is Phase.COPYING and backup.copying(), "the copy runs")
         assert vm.on_overlay()
         return backup
+
+    def plan(self, vm: VM, **spec: Any) -> Run:
+        """Write the record that an engine process will find."""
+        return Engine(self.daemon.uri, self.state).begin(self.request(vm, **spec))
+
+    def clock(self) -> float:
+        """Return the time as engines of this rig count it."""
+        return SteadyClock(self.state, busy=True).now()
 
     def process(self, death: str = "") -> subprocess.Popen[bytes]:
         """Start an engine process that finishes what is in the journal; it dies at the moment `death`."""

@@ -193,7 +193,7 @@ def test_stranger_reads_our_result_away(rig: Rig) -> None:
 
 @methods
 def test_second_backup_of_the_vm_waits_for_the_first(rig: Rig, method: str) -> None:
-    vm = rig.vm(Disk(rig.large_image() if method == "Push" else rig.image("vda", data_mib=16)))
+    vm = rig.vm(Disk(rig.large_image() if method == "Push" else rig.image("vda", data_mib=6)))
     first = rig.held_push(vm) if method == "Push" else rig.held_copy(vm, max_bytes_per_second="1Mi")
     second = run_alone(rig, vm, method=method)
     second.wait_for(ConditionType.RECONCILING, "another backup of the VM", "is under way")

@@ -59,6 +59,9 @@ class Program:
         assert self._process is not None
         return self._process.wait(END_SECONDS)
 
+    def word_count(self) -> int:
+        return len(self.last_words(1 << 30).split())
+
     def last_words(self, characters: int = 3000) -> str:
         return self.log.read_text(errors="replace")[-characters:] if self.log.exists() else ""
 
@@ -102,7 +105,7 @@ class Stage:
     def __init__(self, cluster: ControlPlane, directory: Path) -> None:
         self.cluster, self.directory = cluster, directory
         self.nodes: dict[str, Node] = {}
-        self.api_is_up = True
+        self._down: list[str] = []
         cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}})
         for account in ("agent", "controller"):
             cluster.service_account_kubeconfig(SYSTEM_NAMESPACE, account)
@@ -119,18 +122,21 @@ class Stage:
         node.agent.start()
         return node
 
-    def stop_api_server(self) -> None:
-        self.api_is_up = False
-        self.cluster.stop_apiserver()
-
-    def start_api_server(self) -> None:
-        if not self.api_is_up:
-            self.cluster.start_apiserver()
-            self.api_is_up = True
+    def take_down(self, part: str) -> None:
+        """Kill kube-apiserver or etcd."""
+        self._down.append(part)
+        if part == "etcd":
+            self.cluster.stop_etcd()
+        else:
+            self.cluster.stop_apiserver()
 
     def mend(self) -> None:
         """Bring back everything that a test has taken down."""
-        self.start_api_server()
+        if "etcd" in self._down:
+            self.cluster.start_etcd()
+        if "kube-apiserver" in self._down:
+            self.cluster.start_apiserver()
+        self._down.clear()
         self.controller.start()
         for node in self.nodes.values():
             node.agent.start()

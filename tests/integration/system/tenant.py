@@ -236,8 +236,10 @@ class Tenant:
 
     def leftovers(self) -> list[Path]:
         """Return everything unfinished below the location, and every overlay beside the disks."""
-        overlays = [path for image in self._images for path in image.parent.glob(".vmbackup.*")]
-        return [*self.directory.glob("**/.*.partial"), *overlays]
+        return [*self.directory.glob("**/.*.partial"), *self.overlays()]
+
+    def overlays(self) -> list[Path]:
+        return [path for image in self._images for path in image.parent.glob(".vmbackup.*")]
 
     def sources(self, domain: str, node: Node | None = None) -> list[str]:
         """Return the files that the VM's disks are on."""

@@ -116,7 +116,7 @@ def test_node_that_lost_its_journal(tenant: Tenant, method: str) -> None:
     tenant.until_succeeded()
     assert len(tenant.sets()) == 1
     assert tenant.is_home(domain)
-    assert tenant.leftovers() == []
+    assert tenant.overlays() == []
 
 
 def test_node_that_lost_its_journal_and_the_backup_was_deleted(tenant: Tenant) -> None:

@@ -1,0 +1,36 @@
+"""The children that copy and check images die or hang."""
+
+import os
+import signal
+
+from fault.cell import Cell
+from fault.rows import column
+
+
+def strike(cell: Cell, number: signal.Signals) -> None:
+    children = cell.stage.agent.children("qemu-img")
+    assert children, "no qemu-img runs"
+    for child in children:
+        os.kill(child, number)
+    cell.stage.agent.go_on()
+    cell.fault_is_over()
+    cell.until_home()
+
+
+@column("copy-killed", snapshot=("Copying",))
+@column("check-killed", push=("Verifying",), snapshot=("Verifying",))
+def test_child_is_killed(cell: Cell) -> None:
+    cell.catch(when=has_child)
+    strike(cell, signal.SIGKILL)
+    cell.ends(says="signal 9", attempts=2)
+
+
+@column("copy-hangs", snapshot=("Copying",))
+def test_copy_hangs(cell: Cell) -> None:
+    cell.catch(when=has_child)
+    strike(cell, signal.SIGSTOP)
+    cell.ends(says="has not moved", attempts=2)
+
+
+def has_child(cell: Cell) -> bool:
+    return bool(cell.stage.agent.children("qemu-img"))
