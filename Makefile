@@ -72,6 +72,18 @@ contract: setup ## the fake and real libvirt 7.0, 9.0 and 11.3 keep the same pro
 integration: setup ## real libvirt, real kube-apiserver, real disks
 	$(PYTEST) -v tests/integration
 
+.PHONY: fault
+fault: setup ## real processes killed, disks filled, connections cut; the cells that matter
+	$(PYTEST) -v tests/fault -m "not full"
+
+.PHONY: fault-full
+fault-full: setup ## every cell of the fault matrix
+	$(PYTEST) -v tests/fault
+
+.PHONY: soak
+soak: setup ## random faults for SECONDS (default 300) with SEED
+	PYTHONPATH=dev:tests $(PYTHON) tests/soak/run.py --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
+
 .PHONY: bench
 bench: setup ## measure against virsh, virtnbdbackup and a shell script
 	PYTHONPATH=dev $(PYTHON) bench/run.py

@@ -20,7 +20,7 @@ from vmbackup.hypervisor.libvirtd import Libvirtd
 from vmbackup.store.journal import read_runs
 from vmbackup.tick import on_overlay
 
-Kind = Literal["run", "debt", "frozen", "stranger", "orphan", "broken record"]
+Kind = Literal["run", "debt", "debris", "frozen", "stranger", "orphan", "broken record"]
 NEEDS_A_HUMAN = frozenset({"orphan", "broken record"})
 
 
@@ -48,6 +48,9 @@ def inspect(connect: str, state: Path) -> list[Finding]:
 
 
 def _run(run: Run) -> Finding:
+    if run.debris:
+        what = f"backup {run.key} is over, its unfinished set {run.location_path}/{run.partial_path} is left"
+        return Finding("debris", run.domain, what, "The agent removes it when the location can be used again.")
     where = f"backup {run.key} ({run.method}), attempt {run.attempt}, phase {run.phase}"
     fate = f", will end as {run.outcome}: {run.failure.message if run.failure else ''}" if run.outcome else ""
     advice = "The agent works on it; it goes on after a restart." if run.outcome is not Outcome.STRANDED else ""

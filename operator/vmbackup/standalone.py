@@ -32,7 +32,7 @@ from vmbackup.store.clock import SteadyClock
 from vmbackup.store.directories import Directories
 from vmbackup.store.journal import NodeJournal
 from vmbackup.store.status_files import StatusFiles
-from vmbackup.tick import drive
+from vmbackup.tick import drive, sweep
 
 EXIT_CODES = {
     Outcome.SUCCEEDED: 0,
@@ -124,7 +124,8 @@ class Standalone:
     def _drive(self, run: Run) -> Run:
         self._journal.record(run)
         run = drive(self._ports, run, self._pause)
-        self._journal.forget(run)
+        if not run.debris or sweep(self._ports, run):
+            self._journal.forget(run)
         return run
 
     def _begin(self) -> Run:

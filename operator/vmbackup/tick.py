@@ -13,7 +13,7 @@ from vmbackup.core.decide import decide
 from vmbackup.core.facts import Facts, LastAct
 from vmbackup.core.plan import plan_again
 from vmbackup.core.ports import Ports
-from vmbackup.core.steps import HypervisorStep, Step
+from vmbackup.core.steps import Discard, HypervisorStep, Step
 from vmbackup.errors import Failed, NotYet, Refused, VMBackupError
 
 REPLAN_SECONDS = 5.0
@@ -61,6 +61,13 @@ def tick(ports: Ports, turn: Turn) -> Turn:
         # What the last act said is kept until it could be judged: not while the hypervisor is away.
         return Turn(move.run, last if facts.domain is None else None, move.wait_seconds, stir)
     return Turn(move.run, perform(ports, move.run, move.step), stir=stir)
+
+
+def sweep(ports: Ports, run: Run) -> bool:
+    """Remove what a run that is over had to leave in its location; return whether nothing is left."""
+    if ports.store.observe(run).problem:
+        return False
+    return perform(ports, run, Discard()).error is None
 
 
 def on_overlay(run: Run) -> bool:

@@ -50,6 +50,7 @@ class FakeStore:
         self.turns_left: dict[tuple[str, int, str], int] = {}
         self.turns_per_work = turns_per_work
         self.problem = ""
+        self.away = ""  # why the location cannot even be looked at
         self.free_bytes = 100 * GIB
         self.reserve_bytes = 1 * GIB
         self.overlay_free_bytes = 100 * GIB
@@ -81,6 +82,8 @@ class FakeStore:
         self.observations += 1
         self.advance(run)
         overlays = {disk.target: self.files[disk.overlay] for disk in run.disks if disk.overlay in self.files}
+        if self.away:
+            return StoreFacts(problem=self.away, overlay_bytes=overlays, overlay_free_bytes=self.overlay_free_bytes)
         return StoreFacts(
             problem=self.problem,
             free_bytes=self.free_bytes,
@@ -97,6 +100,8 @@ class FakeStore:
         self.calls.append(step)
         self.hook(type(step), "before")
         strike(self.errors, type(step))
+        if self.away and isinstance(step, MakeDirectory | Publish | Discard):
+            raise Failed(Reason.LOCATION_UNUSABLE, self.away, heals=True)
         self._do(run, step)
         strike(self.errors_after, type(step))
         self.hook(type(step), "after")

@@ -5,7 +5,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Cell:
         self._fault_over_at: float | None = None
         self._watch: Watch | None = None
         self.qemu_may_change = False
+        self.spoils = False  # the VM is not as it was, and is not meant to be
 
     # -- the backup ---------------------------------------------------------------------------------------------
 
@@ -147,6 +148,15 @@ class Cell:
         if self.method == "Push":
             self.machine.let_push_end_soon()
 
+    def let_push_go(self) -> None:
+        """Let a held push job go at full speed."""
+        self._let_go()
+
+    def let_push_fail(self) -> None:
+        """Let a held push job go, and return when it has ended."""
+        self._let_go()
+        assert patiently(lambda: not self.machine.portrait().jobs, 30), "the job does not end"
+
     def delete(self) -> None:
         self.stage.client.call("DELETE", VMBACKUP.path(self.name, NAMESPACE))
 
@@ -193,7 +203,14 @@ class Cell:
             self.machine.let_push_go()  # a new attempt is not held any more
         return None
 
-    def ends(self, outcome: str = "Succeeded", *, says: str = "", reason: str = "", attempts: int | None = None) -> None:
+    def ends(
+        self,
+        outcome: str | tuple[str, ...] = "Succeeded",
+        *,
+        says: str = "",
+        reason: str = "",
+        attempts: int | None = None,
+    ) -> None:
         """Wait for the end, and assert all that must hold in every cell.
 
         says: a pattern that a condition or an Event must have matched at some time: the fault in words.
@@ -214,13 +231,13 @@ class Cell:
             said=(matched[0] if matched else succeeded.get("message", ""))[:300],
             catches=self._number,
         )
-        assert status["outcome"] == outcome, self.all_that_is_known()
+        assert status["outcome"] in ((outcome,) if isinstance(outcome, str) else outcome), self.all_that_is_known()
         assert not says or matched, f"nobody said {says!r}:\n" + "\n".join(told)
         assert not reason or succeeded["reason"] == reason, succeeded
         assert attempts is None or status["attempt"] == attempts, status
         self._assert_vm_as_before()
         self._assert_nothing_left()
-        self._assert_sets(1 if outcome == "Succeeded" else 0, status.get("set"))
+        self._assert_sets(1 if status["outcome"] == "Succeeded" else 0, status.get("set"))
         self.whole = True
 
     def vanishes(self, sets_at_most: int = 0) -> None:
@@ -235,7 +252,9 @@ class Cell:
         for path in found:
             self.assert_good(path)
         words = "published all the same" if found else "nothing published"
-        self.result = Result("Gone", "Deleted", 1, self.recovery_seconds, f"the resource is gone, {words}", self._number)
+        self.result = Result(
+            "Gone", "Deleted", 1, self.recovery_seconds, f"the resource is gone, {words}", self._number
+        )
         self.whole = True
 
     def _let_vanish(self) -> bool:
@@ -260,6 +279,58 @@ class Cell:
     def _end_watch(self) -> None:
         if self._watch is not None:
             self._watch.stop()
+
+    def strands(self, overlays: list[Path], *, named: str = "", vm_runs: bool = True) -> None:
+        """Wait for the end that leaves the decision to a human: nothing is merged or removed, and it is told where."""
+        self.spoils = True
+        body = self.until_over()
+        assert self._watch is not None
+        self._watch.hear(body)
+        self._end_watch()
+        status = body["status"]
+        succeeded = next(each for each in status["conditions"] if each["type"] == "Succeeded")
+        said = succeeded["message"]
+        self.result = Result(
+            status["outcome"], succeeded["reason"], status.get("attempt", 0), None, said[:300], self._number
+        )
+        assert (status["outcome"], succeeded["reason"]) == ("Stranded", "OverlayOrphaned"), self.all_that_is_known()
+        assert (named or overlays[0].name) in said
+        assert all(path.exists() for path in overlays), "an overlay that a human needs was removed"
+        assert digest(self.machine.golden) == self.machine.golden_digest
+        if vm_runs:
+            done = self.machine.writes()[0]
+            assert patiently(lambda: self.machine.writes()[0] > done, 30), "the guest does not write any more"
+        code, findings = self.stage.inspect()
+        assert code == 1, findings
+        explained = [finding for finding in findings if overlays[0].name in finding["what"]]
+        assert explained, f"inspect does not speak of {overlays[0].name}: {findings}"
+        assert explained[0]["advice"]
+
+    def ends_without_vm(self) -> None:
+        """Wait for the end when the VM is gone for good."""
+        self.spoils = True
+        body = self.until_over()
+        status = body["status"]
+        succeeded = next(each for each in status["conditions"] if each["type"] == "Succeeded")
+        self.result = Result(
+            status["outcome"], succeeded["reason"], status["attempt"], None, succeeded["message"][:300], self._number
+        )
+        assert status["outcome"] == "Failed"
+        self._settle(body)
+        assert not self.sets()
+        assert not [*self._top.rglob(".*.partial")]
+
+    def becomes_transient(self) -> None:
+        """Expect no definition from now on."""
+        self.spoils = True
+        self.before = replace(self.before, inactive={})
+
+    def overlays(self) -> list[Path]:
+        return sorted(self.machine.disks.glob(".vmbackup.*.overlay"))
+
+    def has_said(self, pattern: str) -> bool:
+        assert self._watch is not None
+        return any(re.search(pattern, words) for words in list(self._watch.said))
 
     # -- what must hold -------------------------------------------------------------------------------------------
 

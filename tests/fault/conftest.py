@@ -15,7 +15,7 @@ from fault.cell import Cell
 from fault.machine import digest
 from fault.mounts import own_mounts
 from fault.rows import cells
-from fault.stage import PLAIN, Stage, keep
+from fault.stage import Stage, keep
 
 RESULTS = Path(__file__).with_name("results.json")
 _results: dict[str, dict[str, Any]] = {}
@@ -65,7 +65,7 @@ def cell(request: pytest.FixtureRequest, whole_stage: Stage) -> Iterator[Cell]:
     whole_stage.until_ready()
     yield cell
     cell.close()
-    whole_stage.mend(spoiled=not cell.whole)
+    whole_stage.mend(spoiled=cell.spoils or not cell.whole)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -95,6 +95,3 @@ def pytest_sessionfinish() -> None:
     when = time.strftime("%Y-%m-%d", time.gmtime())
     fresh = {name: {**result, "date": when} for name, result in _results.items()}
     path.write_text(json.dumps({"cells": dict(sorted({**known, **fresh}.items()))}, indent=1) + "\n")
-
-
-__all__ = ["PLAIN"]

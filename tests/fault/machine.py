@@ -7,8 +7,8 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ GOLDEN_MIB, RAW_MIB = 256, 64
 SEQUENCE_REST_MICROSECONDS = 30_000
 TROUBLE = re.compile(r".*(?:I/O error|sequence:|EXT4-fs error|Kernel panic).*")
 AGENT_SECONDS = 10
+SCRIPTS = Path(__file__).with_name("guest")
+DISK_ONLY = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
 HELD_BYTES_PER_SECOND, SOON_BYTES_PER_SECOND = 65536, 150 * MIB
 
 
@@ -59,6 +61,8 @@ class Machine:
         vdb = disk_image(self.disks / "vdb.raw", "raw", RAW_MIB * MIB, RAW_MIB * MIB // 2)
         uuid = start_guest(self.host.uri, self._xml(vda, vdb))
         self.vm = VM(self.host, NAME, uuid, self.disks, {"vda": vda, "vdb": vdb})
+        with self.vm.domain() as domain:
+            self._definition = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
         self.until_working()
 
     def _xml(self, vda: Path, vdb: Path) -> str:
@@ -75,10 +79,15 @@ class Machine:
         wait_until(lambda: self.numbers()[0] > 0, "the guest writes numbers")
 
     def start_again(self) -> None:
-        """Start the VM as its owner would, if it is off."""
-        if not self.vm.is_active():
-            self._serial.unlink(missing_ok=True)
-            self.vm.start()
+        """Start the VM as its owner would, if it is off; a daemon that was just started may not know it yet."""
+
+        def started() -> bool:
+            if self.host.qemu_pid(self.vm.uuid) is None and not self.vm.is_active():
+                self._serial.unlink(missing_ok=True)
+                self.vm.start()
+            return self.host.qemu_pid(self.vm.uuid) is not None
+
+        wait_until(started, "the VM is started again")
 
     # -- eyes ---------------------------------------------------------------------------------------------------
 
@@ -104,15 +113,15 @@ class Machine:
         """Return the lines in which the guest complains of its disks."""
         return TROUBLE.findall(self._serial.read_text(errors="replace")) if self._serial.exists() else []
 
-    def ask_agent(self, command: str, **arguments: Any) -> Any:
+    def ask_agent(self, command: str, *, seconds: int = AGENT_SECONDS, **arguments: Any) -> Any:
         """Ask the guest agent. Raises libvirt.libvirtError: it does not answer."""
         request = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
         with self.vm.domain() as domain:
-            return json.loads(libvirt_qemu.qemuAgentCommand(domain, request, AGENT_SECONDS, 0))["return"]
+            return json.loads(libvirt_qemu.qemuAgentCommand(domain, request, seconds, 0))["return"]
 
-    def agent_answers(self) -> bool:
+    def agent_answers(self, seconds: int = AGENT_SECONDS) -> bool:
         try:
-            self.ask_agent("guest-ping")
+            self.ask_agent("guest-ping", seconds=seconds)
         except libvirt.libvirtError:
             return False
         return True
@@ -124,26 +133,12 @@ class Machine:
         """Run a shell script in the guest, beside everything else; nobody waits for it."""
         self.ask_agent("guest-exec", path="/bin/busybox", arg=["sh", "-c", script])
 
+    def play_in_guest(self, name: str) -> None:
+        """Run one of the scripts of `guest/`."""
+        self.in_guest("".join((SCRIPTS / f"{part}.sh").read_text() for part in ("start_agent", name)))
+
     def until_agent_silent(self) -> None:
         wait_until(lambda: not self.agent_answers(seconds=1), "the guest's agent is silent")
-
-    def let_agent_die_when_frozen(self) -> None:
-        """Kill the guest's agent as soon as its file system is frozen, and start it again 8 seconds later."""
-        self.in_guest(
-            "(while :; do echo > /data/probe; echo > /tmp/beat; usleep 50000; done) & beating=$!; "
-            "sleep 1; while [ -n \"$(find /tmp/beat)\" ]; do rm -f /tmp/beat; usleep 400000; done; "
-            "killall -9 qemu-ga; sleep 8; " + START_AGENT + "; sleep 20; kill $beating"
-        )
-
-    def let_agent_refuse(self) -> None:
-        """Put something in the agent's place that answers every command but a greeting with an error."""
-        self.in_guest(
-            "sleep 1; killall -9 qemu-ga; sleep 1; " + PORT + "; exec 3<>$port; "
-            "while read -r line <&3; do case $line in *guest-sync*) id=${line##*:}; id=${id%%\\}*}; "
-            "echo \"{\\\"return\\\": $id}\" >&3;; *guest-*) "
-            "echo '{\"error\": {\"class\": \"GenericError\", \"desc\": \"disk is on fire\"}}' >&3;; esac; "
-            "[ -e /tmp/enough ] && break; done"
-        )
 
     # -- hands --------------------------------------------------------------------------------------------------
 
@@ -162,6 +157,46 @@ class Machine:
     def let_push_end_soon(self) -> None:
         with self.vm.domain() as domain:
             _set_speed(domain, SOON_BYTES_PER_SECOND)
+
+    def define_on_bases(self) -> None:
+        """Define the VM as it was at first, as a tool does that keeps the XML itself."""
+        connection = libvirt.open(self.host.uri)
+        try:
+            connection.defineXML(self._definition)
+        finally:
+            connection.close()
+
+    def undefine(self) -> None:
+        """Leave the VM running as a transient one."""
+        with self.vm.domain() as domain:
+            domain.undefine()
+
+    def take_foreign_snapshot(self) -> None:
+        with self.vm.domain() as domain:
+            disks = "".join(
+                f"<disk name='{target}' snapshot='external' type='file'>"
+                f"<source file='{self.disks}/stranger.{target}.qcow2'/></disk>"
+                for target in ("vda", "vdb")
+            )
+            domain.snapshotCreateXML(f"<domainsnapshot><disks>{disks}</disks></domainsnapshot>", DISK_ONLY)
+
+    @contextmanager
+    def foreign_block_job(self) -> Iterator[None]:
+        """Let a stranger copy vdb to a file of its own."""
+        file = self.host.images / "stranger.raw"
+        with self.vm.domain() as domain:
+            xml = f"<disk type='file'><source file='{file}'/><driver type='raw'/></disk>"
+            domain.blockCopy("vdb", xml, {}, libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB)
+            try:
+                yield
+            finally:
+                domain.blockJobAbort("vdb", 0)
+                file.unlink(missing_ok=True)
+
+    def write_until_paused(self) -> None:
+        """Write as the guest does until its disks' file system is full; a write that finds no room pauses the VM."""
+        self.in_guest("dd if=/dev/zero of=/data/filling bs=1M count=8 conv=fsync")
+        wait_until(lambda: self.portrait().state == "paused", "the VM is paused by a write that found no room", 30)
 
     def until_off(self) -> None:
         wait_until(lambda: not self.vm.is_active(), "the VM is off")

@@ -1,7 +1,9 @@
 """The whole chain as processes: API server with a front, libvirtd, controller, agent; and ways to break it."""
 
+import json
 import os
 import shutil
+import subprocess
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,9 @@ from fault.front import Front
 from fault.machine import NAMESPACE, Machine
 from fault.mounts import SickDisk, mount_new, remount, unmount
 from fault.processes import Process
-from integration.system.programs import COMMAND, SYSTEM_NAMESPACE, grant
 from integration.libvirt.machines import wait_until
+from integration.system.programs import COMMAND, SYSTEM_NAMESPACE, grant
 from testbed.controlplane import ControlPlane
-from testbed.errors import TestbedError
 from testbed.hypervisor import Libvirtd
 from vmbackup.api import names
 from vmbackup.cluster.client import Client
@@ -21,7 +22,7 @@ from vmbackup.cluster.errors import APIServerAway, Conflict, NotFound
 from vmbackup.cluster.resources import LOCATION, VMBACKUP, VMHOST, Resources
 
 NODE = "node-1"
-PLAIN, SMALL, SICK = "plain", "small", "sick"
+PLAIN, SMALL, SICK, SPARE = "plain", "small", "sick", "spare"
 DISKS_MIB, SMALL_MIB = 1536, 768
 # Nobody waits five minutes for a hang in a test; the grace is what a kubelet gives by default, shortened.
 STALL_SECONDS, GRACE_SECONDS, MISSING_SECONDS = 10, 10, 5
@@ -37,7 +38,6 @@ class Stage:
         self._ends = ExitStack()
         self._etcd_is_up = self._api_is_up = self._daemon_is_up = True
         self._spoiled = True
-        self.offset = place / "clock-offset"
 
     # -- starting -----------------------------------------------------------------------------------------------
 
@@ -102,6 +102,11 @@ class Stage:
         self.sick.start()
         self.make_location(SICK)
 
+    def use_spare_location(self) -> None:
+        """Have an empty directory as location, to be removed and made again."""
+        self.directory(SPARE).mkdir(exist_ok=True)
+        self.make_location(SPARE)
+
     def directory(self, location: str) -> Path:
         return self.sick.at if location == SICK else self.place / "locations" / location
 
@@ -129,13 +134,20 @@ class Stage:
         path = self.cluster.service_account_kubeconfig(SYSTEM_NAMESPACE, "agent", "agent-1")
         self._kubeconfig = self.front.kubeconfig(path)
 
-    def new_agent(self, name: str = "agent", state: Path | None = None) -> Process:
-        """Return an agent of the node that does not run yet."""
+    def new_agent(self, name: str = "agent", state: Path | None = None, command: tuple[str, ...] = COMMAND) -> Process:
+        """Return an agent of the node that does not run yet. `command` is what runs the product."""
         flags = ["--namespace", SYSTEM_NAMESPACE, "--node", NODE, "--probe-port", "0"]
         flags += ["--state", str(state or self.state)]
         flags += ["--stall-seconds", str(STALL_SECONDS), "--grace-seconds", str(GRACE_SECONDS)]
         variables = {"KUBECONFIG": str(self._kubeconfig), "LIBVIRT_DEFAULT_URI": self.host.uri}
-        return Process([*COMMAND, "agent", *flags], self.place / f"{name}.log", variables)
+        return Process([*command, "agent", *flags], self.place / f"{name}.log", variables)
+
+    def inspect(self) -> tuple[int, list[dict[str, str]]]:
+        """Return exit code and findings of `vmbackup-operator inspect` on the node."""
+        command = [*COMMAND, "inspect", "--connect", self.host.uri, "--state", str(self.state), "--json"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.place)
+        findings: list[dict[str, str]] = json.loads(result.stdout) if result.stdout.startswith("[") else []
+        return result.returncode, findings
 
     # -- breaking and mending -----------------------------------------------------------------------------------
 
@@ -179,7 +191,7 @@ class Stage:
         remount(self.directory(SMALL), "rw")
         for name in (PLAIN, SMALL):
             self.make_location(name)
-        for name in (PLAIN, SMALL, SICK):
+        for name in (PLAIN, SMALL, SICK, SPARE):
             self._tidy(name)
 
     def until_ready(self) -> None:
@@ -212,7 +224,7 @@ class Stage:
     def _tidy(self, location: str) -> None:
         """Remove what cells have left in a location: all but the old set and the foreign file."""
         top = self.directory(location)
-        if location == SICK and not top.is_mount():
+        if not top.is_dir() or (location == SICK and not top.is_mount()):
             return
         for path in sorted(top.rglob("*"), reverse=True):
             if path.is_file() and str(path) not in self.old_set and path.name != "foreign.txt":
@@ -231,6 +243,3 @@ def _ready(location: dict[str, Any]) -> bool:
 
 def keep() -> bool:
     return "VMBACKUP_KEEP" in os.environ
-
-
-__all__ = ["NODE", "PLAIN", "SICK", "SMALL", "Stage", "TestbedError", "keep"]

@@ -167,5 +167,3 @@ def test_agents_token_is_no_longer_good(cell: Cell) -> None:
     stage.new_token()
     stage.agent.restart_as_kubelet()
     cell.ends(attempts=1)
-
-

@@ -5,13 +5,12 @@ from fault.machine import patiently
 from fault.rows import column
 
 BOTH = {"push": ("Freezing",), "snapshot": ("Freezing",)}
-SILENT_SECONDS = 15
 NOT_QUIESCED = "Quiesced: FreezeFailed"
 
 
 @column("guest-agent-silent", **BOTH)
 def test_guest_agent_never_answers(cell: Cell) -> None:
-    cell.machine.in_guest(f"sleep 1; killall -STOP qemu-ga; sleep {SILENT_SECONDS}; killall -CONT qemu-ga")
+    cell.machine.play_in_guest("silent")
     cell.machine.until_agent_silent()
     cell.begin()
     cell.fault_is_over()
@@ -23,7 +22,7 @@ def test_guest_agent_never_answers(cell: Cell) -> None:
 
 @column("guest-agent-silent-required", **BOTH)
 def test_guest_agent_never_answers_but_must(cell: Cell) -> None:
-    cell.machine.in_guest(f"sleep 1; killall -STOP qemu-ga; sleep {SILENT_SECONDS}; killall -CONT qemu-ga")
+    cell.machine.play_in_guest("silent")
     cell.machine.until_agent_silent()
     cell.begin(quiesce="Required", deadlineSeconds=60)
     cell.fault_is_over()
@@ -35,7 +34,7 @@ def test_guest_agent_never_answers_but_must(cell: Cell) -> None:
 @column("guest-agent-dies-frozen", **BOTH)
 def test_guest_agent_dies_while_the_guest_is_frozen(cell: Cell) -> None:
     """It comes back by itself after some seconds, as a service does; the thaw is repeated until it is heard."""
-    cell.machine.let_agent_die_when_frozen()
+    cell.machine.play_in_guest("die_when_frozen")
     cell.begin()
     cell.until_over()
     assert patiently(lambda: cell.machine.agent_answers() and not cell.machine.frozen(), 40), "still frozen"
@@ -46,10 +45,11 @@ def test_guest_agent_dies_while_the_guest_is_frozen(cell: Cell) -> None:
 
 @column("guest-agent-refuses", **BOTH)
 def test_guest_agent_answers_with_an_error(cell: Cell) -> None:
-    cell.machine.let_agent_refuse()
+    cell.machine.play_in_guest("refuse")
+    cell.machine.until_agent_silent()
     cell.begin()
     cell.fault_is_over()
     cell.until_over()
     cell.until_home()
-    cell.machine.restore_agent()
+    assert patiently(cell.machine.agent_answers, 40)
     cell.ends(says="disk is on fire", attempts=1)

@@ -54,7 +54,19 @@ def test_domain_is_restarted_while_the_agent_is_away(cell: Cell) -> None:
     cell.ends(says=STOPPED)
 
 
-@column("node-reboot-vm-first", push=PUSH, snapshot=SNAPSHOT, full=("push-Preparing", "push-Freezing", "push-Verifying", "snapshot-Preparing", "snapshot-Freezing", "snapshot-Verifying"))
+@column(
+    "node-reboot-vm-first",
+    push=PUSH,
+    snapshot=SNAPSHOT,
+    full=(
+        "push-Preparing",
+        "push-Freezing",
+        "push-Verifying",
+        "snapshot-Preparing",
+        "snapshot-Freezing",
+        "snapshot-Verifying",
+    ),
+)
 def test_node_reboots_and_the_vm_is_started_before_the_agent(cell: Cell) -> None:
     cell.catch()
     reboot(cell)
@@ -65,7 +77,12 @@ def test_node_reboots_and_the_vm_is_started_before_the_agent(cell: Cell) -> None
     cell.ends(says=STOPPED)
 
 
-@column("node-reboot-agent-first", push=("Copying",), snapshot=ON_OVERLAY, full=("snapshot-Snapshotting", "snapshot-Cleaning"))
+@column(
+    "node-reboot-agent-first",
+    push=("Copying",),
+    snapshot=ON_OVERLAY,
+    full=("snapshot-Snapshotting", "snapshot-Cleaning"),
+)
 def test_node_reboots_and_the_vm_is_started_after_the_agent(cell: Cell) -> None:
     cell.catch()
     reboot(cell)

@@ -61,7 +61,9 @@ def test_target_is_full_at_the_end(cell: Cell) -> None:
     cell.ends("Failed", reason="NotEnoughSpace", says="No space left")
 
 
-@column("target-read-only", push=("Preparing", "Verifying", "Publishing"), snapshot=("Preparing", "Verifying", "Publishing"))
+@column(
+    "target-read-only", push=("Preparing", "Verifying", "Publishing"), snapshot=("Preparing", "Verifying", "Publishing")
+)
 def test_target_becomes_read_only_for_a_while(cell: Cell) -> None:
     cell.catch(SMALL)
     remount(cell.stage.directory(SMALL), "ro")

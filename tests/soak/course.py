@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import libvirt
+
+from soak.faults import keep_running
 from soak.history import History
 from soak.plan import draw
 from soak.record import Record
@@ -28,6 +31,7 @@ def main() -> int:
     arguments = _arguments()
     directory = arguments.directory or Path(tempfile.mkdtemp(prefix=f"vmbackup-soak-{arguments.seed}-", dir="/var/tmp"))
     record = Record(directory)
+    libvirt.registerErrorHandler(lambda *_: None, None)  # what libvirt says is in the exceptions too
     directory.chmod(0o755)  # the qemu user must pass
     _print(f"seed {arguments.seed}, {arguments.seconds:.0f} s, logs in {directory}")
     work = directory / "work"
@@ -52,6 +56,7 @@ def _soak(scene: Scene, record: Record, seed: str, seconds: float) -> tuple[Watc
     record.begin()
     for look in (history.watch, sets.watch, watch.watch):
         storm.accompany(partial(look, storm.still))
+    storm.stay(lambda: keep_running(scene, storm.still, record.say))
     storm.begin(plan, seed)
     while record.seconds < seconds and not storm.over.wait(min(TALK_SECONDS, max(0.1, seconds - record.seconds))):
         _print(f"{record.seconds:5.0f} s: {dict(record.counts)}, {len(record.violations)} violation(s)")

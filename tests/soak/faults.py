@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import libvirt
 
@@ -18,6 +19,7 @@ from soak.scene import Scene
 
 AGAIN_SECONDS = 1.0
 CHILD_SECONDS = 6.0
+KUBELET_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,17 @@ class Blow:
 
 
 Fault = Callable[[Blow], AbstractContextManager[None]]
+
+
+def _in_hand(program: str, fault: Fault) -> Fault:
+    """Return the fault with nobody else starting the program meanwhile."""
+
+    @contextmanager
+    def held(blow: Blow) -> Iterator[None]:
+        with blow.scene.hands[program], fault(blow):
+            yield
+
+    return held
 
 
 # -- our own processes ----------------------------------------------------------------------------------------------
@@ -121,6 +134,20 @@ def child_killed(blow: Blow) -> Iterator[None]:
     yield
 
 
+def keep_running(scene: Scene, over: Event, say: Callable[[str], None]) -> None:
+    """Start a program again that has ended by itself, as a kubelet does."""
+    programs = {"agent": scene.node.agent, "controller": scene.stage.controller}
+    while not over.wait(KUBELET_SECONDS):
+        for name, program in programs.items():
+            if scene.hands[name].acquire(blocking=False):
+                try:
+                    if not program.runs:
+                        say(f"{name} had ended by itself; started again")
+                        program.start()
+                finally:
+                    scene.hands[name].release()
+
+
 def pid(program: Program) -> int:
     """Return the process of a program that runs."""
     assert program._process is not None
@@ -157,9 +184,9 @@ def libvirtd_killed_twice(blow: Blow) -> Iterator[None]:
 
 @contextmanager
 def api_server_away(blow: Blow) -> Iterator[None]:
-    blow.scene.stage.stop_api_server()
+    blow.scene.stage.cluster.stop_apiserver()
     yield
-    blow.scene.stage.start_api_server()
+    blow.scene.stage.cluster.start_apiserver()
 
 
 @contextmanager
@@ -205,13 +232,13 @@ def location_deleted(blow: Blow) -> Iterator[None]:
 
 
 FAULTS: dict[str, Fault] = {
-    "agent killed": agent_killed,
-    "agent killed again while it recovers": agent_killed_again,
-    "agent asked to end": agent_ended,
-    "agent stopped": agent_stopped,
-    "two agents": two_agents,
-    "controller killed": controller_killed,
-    "controller asked to end": controller_ended,
+    "agent killed": _in_hand("agent", agent_killed),
+    "agent killed again while it recovers": _in_hand("agent", agent_killed_again),
+    "agent asked to end": _in_hand("agent", agent_ended),
+    "agent stopped": _in_hand("agent", agent_stopped),
+    "two agents": _in_hand("agent", two_agents),
+    "controller killed": _in_hand("controller", controller_killed),
+    "controller asked to end": _in_hand("controller", controller_ended),
     "child killed": child_killed,
     "libvirtd killed": libvirtd_killed,
     "libvirtd killed twice": libvirtd_killed_twice,

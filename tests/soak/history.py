@@ -106,7 +106,7 @@ def _phase(body: Body) -> str:
 
 def _end(body: Body) -> str:
     if _phase(body) != "Done":
-        return "gone before its end was seen" if body["metadata"].get("deletionTimestamp") else "not over"
+        return "gone before its end was seen"
     status = body["status"]
     method = status.get("method", {}).get("used", "-")
     return f"{status.get('outcome')} {reason(body)} ({method})"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CALM_SECONDS = 10.0  # before the first fault, and between the last order and the end
-ORDER_REST_SECONDS = (1.0, 7.0)
+ORDER_REST_SECONDS = (0.5, 5.0)
 Range = tuple[float, float]
 
 

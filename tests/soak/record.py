@@ -56,11 +56,13 @@ class Record:
         with self._lock:
             self.counts[what] += number
 
+    def known(self, kind: str, subject: str) -> bool:
+        return any((each.kind, each.subject) == (kind, subject) for each in self.violations)
+
     def violation(self, kind: str, subject: str, words: str) -> None:
         """Note that something which must never be so is so. The same kind for the same subject counts once."""
         with self._lock:
-            known = any((each.kind, each.subject) == (kind, subject) for each in self.violations)
-            if known or len(self.violations) >= VIOLATIONS_MAX:
+            if self.known(kind, subject) or len(self.violations) >= VIOLATIONS_MAX:
                 return
             evidence = self.directory / f"violation-{len(self.violations) + 1:02}"
             self.violations.append(Violation(kind, subject, words, evidence))

@@ -4,8 +4,9 @@ import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from kubernetes import client, config
@@ -37,6 +38,8 @@ class Scene:
     places: dict[str, Place]
     golden: Path
     api: client.CustomObjectsApi
+    # Held by whoever has a program in hand; the others leave it alone.
+    hands: dict[str, Lock] = field(default_factory=lambda: {"agent": Lock(), "controller": Lock()})
 
     @property
     def counter(self) -> Guest:

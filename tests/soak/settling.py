@@ -18,8 +18,12 @@ EPILOGUE_SECONDS = 150.0
 
 def settle(scene: Scene, history: History, record: Record) -> None:
     """Wait until all is at rest; what is not by then is a violation each."""
-    wait_until(lambda: not unsettled(scene, history), SETTLE_SECONDS)
-    record.say("the time to settle is over")
+
+    def at_rest() -> bool:
+        return all(record.known(kind, subject) for kind, subject, _ in unsettled(scene, history))
+
+    wait_until(at_rest, SETTLE_SECONDS)
+    record.say(f"settled: {at_rest()}")
     for kind, subject, words in unsettled(scene, history):
         record.violation(kind, subject, words)
 

@@ -53,6 +53,15 @@ class Storm:
             thread.join()
         self.closing.set()
 
+    def stay(self, work: Callable[[], None]) -> None:
+        """Run something until the scene is still, in a thread that outlives what it starts."""
+
+        def stay() -> None:
+            self._guard(work)
+            self.closing.wait()
+
+        threading.Thread(target=stay, daemon=True).start()
+
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         """A process dies with the thread that started it, so a lane stays until the scene is closed."""
         at_rest = threading.Event()

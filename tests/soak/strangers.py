@@ -39,7 +39,7 @@ def backup_job(guest: Guest, directory: Path, say: Say) -> Iterator[None]:
         f"<domainbackup><disks><disk name='vda' type='file'><driver type='qcow2'/><target file='{target}'/></disk>"
         f"{others}</disks></domainbackup>"
     )
-    began = _try(guest, lambda domain: domain.backupBegin(xml), say, "backup")
+    began = _try(guest, lambda domain: domain.backupBegin(xml, None), say, "backup")
     if began:
         with suppress(libvirt.libvirtError):
             guest.call(lambda domain: domain.blockJobSetSpeed("vda", 1))

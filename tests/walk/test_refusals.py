@@ -3,9 +3,10 @@
 import pytest
 
 from vmbackup.api.conditions import Reason
-from vmbackup.api.vmbackup import Method, Outcome
+from vmbackup.api.vmbackup import Method, Outcome, Phase
 from vmbackup.core import steps
 from vmbackup.errors import Failed, NotYet, VMBackupError
+from vmbackup.tick import sweep
 from walk.world import World
 
 HYPERVISOR = {
@@ -123,6 +124,55 @@ def test_too_little_space_is_refused_before_anything_is_touched() -> None:
     assert run.outcome is Outcome.REFUSED
     assert all(isinstance(call, steps.Discard) for call in world.store.calls)
     world.assert_home(run)
+
+
+@pytest.mark.parametrize("method", [Method.PUSH, Method.SNAPSHOT])
+def test_location_away_while_the_unfinished_set_is_removed(method: Method) -> None:
+    world = World(method)
+    gone_at: list[float] = []
+
+    def go_away(world: World, _turn: int) -> None:
+        if not gone_at and world.journal.records and world.journal.runs()[0].phase is Phase.VERIFYING:
+            gone_at.append(world.clock.now())
+        away = bool(gone_at) and world.clock.now() < gone_at[0] + 20
+        world.store.away = "/backups does not exist on this node" if away else ""
+
+    world.each_turn = go_away
+    run = world.walk()
+    assert gone_at
+    assert run.outcome is Outcome.SUCCEEDED
+    assert run.attempt == 2
+    world.assert_home(run)
+
+
+@pytest.mark.parametrize("method", [Method.PUSH, Method.SNAPSHOT])
+def test_location_that_stays_away_ends_the_backup_and_is_swept_when_it_is_back(method: Method) -> None:
+    world = World(method)
+
+    def go_away(world: World, _turn: int) -> None:
+        if world.journal.records and world.journal.runs()[0].phase is Phase.VERIFYING:
+            world.store.away = "/backups does not exist on this node"
+
+    world.each_turn = go_away
+    run = world.walk()
+    assert run.outcome is Outcome.FAILED
+    assert run.debris
+    assert run.failure is not None
+    assert f"/backups/{run.partial_path}" in run.failure.message
+    assert not sweep(world.ports, run)
+    world.store.away = ""
+    assert sweep(world.ports, run)
+    world.assert_home(run)
+
+
+def test_location_away_before_anything_was_made_is_refused_at_once() -> None:
+    world = World(Method.PUSH)
+    world.store.away = "/backups does not exist on this node"
+    began = world.clock.now()
+    run = world.walk()
+    assert run.outcome is Outcome.REFUSED
+    assert not run.debris
+    assert world.clock.now() - began < 2
 
 
 def test_overlay_limit_ends_the_copy() -> None:

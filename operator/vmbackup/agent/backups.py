@@ -14,14 +14,14 @@ from vmbackup.agent.tidings import EventfulLedger, QuietLedger
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import VMBackup
-from vmbackup.cluster.errors import NotFound
+from vmbackup.cluster.errors import Denied, NotFound
 from vmbackup.core.facts import Wishes
 from vmbackup.core.plan import plan
 from vmbackup.core.ports import Ports
 from vmbackup.core.rescue import LOST, adopted, rescue
-from vmbackup.errors import NotYet, Refused, VMBackupError
+from vmbackup.errors import Failed, NotYet, Refused, VMBackupError
 from vmbackup.store.journal import NodeJournal
-from vmbackup.tick import drive, on_overlay
+from vmbackup.tick import drive, on_overlay, sweep
 
 LOOK_AGAIN_SECONDS = 2.0
 FLUSH_SECONDS = 30.0
@@ -96,6 +96,15 @@ class Backups:
                 log.warning("VM %s: %s", vm, run.failure.message if run.failure else "")
                 self._serve(run.uid, self._going_on(run))
 
+    def sweep(self) -> None:
+        """Remove unfinished sets of runs that are over: their location could not be used when they ended."""
+        for run in self._journal.runs():
+            with self._lock:
+                busy = run.uid in self._served
+            if run.debris and not busy and sweep(self._ports, run):
+                log.info("%s: its unfinished set %s/%s is removed", run.key, run.location_path, run.partial_path)
+                self._journal.forget(run)
+
     def _known(self) -> set[str]:
         with self._lock:
             return {*self._served, *(run.uid for run in self._journal.runs())}
@@ -161,14 +170,15 @@ class Backups:
     def _begin(self, served: Served, backup: VMBackup) -> None:
         """Claim the backup, plan it, bring it to its end. What stands in the way is told while it is waited for."""
         claim: Claim | None = None
-        obstacle: NotYet | None = None
+        obstacle: VMBackupError | None = None
         try:
             while True:
                 self._check(backup, claim, obstacle)
                 try:
                     claim = claim or self._claims.claim(backup)
                     run = self._do(served, backup, claim)
-                except NotYet as reason:
+                # Denied: an API server that has just started knows no roles for a moment. Failed: a full journal.
+                except (NotYet, Denied, Failed) as reason:
                     obstacle = reason
                     log.info("%s: waits: %s", backup.key, reason.message)
                     if claim is not None:
@@ -197,7 +207,7 @@ class Backups:
             self._journal.record(run)
             return self._drive(served, run)
 
-    def _check(self, backup: VMBackup, claim: Claim | None, obstacle: NotYet | None) -> None:
+    def _check(self, backup: VMBackup, claim: Claim | None, obstacle: VMBackupError | None) -> None:
         """Raises: Refused: cancelled, deleted, or the deadline is over before anything was begun."""
         wishes = self._ledger.wished(backup.metadata.uid)
         if wishes.deleted:
@@ -250,4 +260,5 @@ class Backups:
         """The journal is kept until the end was told, or nobody is left to be told."""
         while not self._ledger.flush(run.uid, FLUSH_SECONDS):
             log.warning("%s: its end could not be told yet", run.key)
-        self._journal.forget(run)
+        if not run.debris:
+            self._journal.forget(run)

@@ -14,11 +14,12 @@ from vmbackup.api.conditions import Reason
 from vmbackup.api.location import VMBackupLocation
 from vmbackup.api.vmbackup import Executor, VMBackup
 from vmbackup.cluster.errors import NotFound
-from vmbackup.cluster.resources import LOCATION, VMBACKUP, Resources
+from vmbackup.cluster.resources import LOCATION, NAMESPACE, VMBACKUP, Resources
 from vmbackup.core import ownership
 from vmbackup.core.facts import DomainFacts
 from vmbackup.core.kstatus import rfc3339
 from vmbackup.core.plan import Request
+from vmbackup.core.turns import allowed
 from vmbackup.errors import NotYet, Refused
 from vmbackup.hypervisor.libvirtd import Libvirtd
 
@@ -94,9 +95,10 @@ class Claims:
     def request(self, backup: VMBackup, domain: str, claim: Claim) -> Request:
         """Return the request, with the paths of the location as its administrator wrote them.
 
-        Raises: NotYet: the API server is away. Refused: the location is gone.
+        Raises: NotYet: the API server is away. Refused: the location is gone, or not for this namespace.
         """
         location = self._location(backup)
+        self._check_allowed(location, backup.metadata.namespace)
         return Request(
             uid=backup.metadata.uid,
             namespace=backup.metadata.namespace,
@@ -110,6 +112,22 @@ class Claims:
             min_free=location.spec.min_free,
             stall_seconds=self._stall_seconds,
         )
+
+    def _check_allowed(self, location: VMBackupLocation, namespace: str) -> None:
+        """The controller has asked the same; but the binding stands in the status, and that is no input.
+
+        Raises: NotYet: the API server is away. Refused: the location does not allow the namespace.
+        """
+        selector = location.spec.allowed_namespaces
+        labels: dict[str, str] = {}
+        if selector.match_labels and not allowed(selector, namespace, labels):
+            labels = self._resources.get(NAMESPACE, namespace)["metadata"].get("labels") or {}
+        if not allowed(selector, namespace, labels):
+            raise Refused(
+                Reason.LOCATION_NOT_ALLOWED,
+                f"VMBackupLocation {location.metadata.name} does not allow namespace {namespace}: ask its "
+                "administrator.",
+            )
 
     def _location(self, backup: VMBackup) -> VMBackupLocation:
         try:

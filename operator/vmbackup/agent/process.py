@@ -33,6 +33,7 @@ from vmbackup.store.journal import NodeJournal
 
 TRACES_SECONDS = 60.0
 STAND_BY_SECONDS = 1.0
+LAST_EVENTS_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class Agent:
             stack.enter_context(self._ledger)
             stack.enter_context(self._hypervisor.watch(lambda _uuid: self._wake()))
             self._recorder.start()
+            stack.callback(self._recorder.stop, LAST_EVENTS_SECONDS)
             self._backups.resume()  # the way home needs no API server
             self._heartbeat.start()
             self._inventory.start()
@@ -140,6 +142,7 @@ class Agent:
         """Look for traces that the journal does not know at the start and from time to time, until asked to end."""
         while not self._stopping.is_set():
             try:
+                self._backups.sweep()
                 self._backups.rescue()
             except VMBackupError as error:
                 log.info("the VMs cannot be looked at now: %s", error.message)

@@ -9,7 +9,7 @@ from vmbackup.cluster.events import Happening, Recorder
 from vmbackup.cluster.ledger import StatusLedger
 from vmbackup.cluster.resources import VMBACKUP
 from vmbackup.core.facts import Facts, Wishes
-from vmbackup.errors import NotYet, Refused
+from vmbackup.errors import Refused, VMBackupError
 
 ACTION = "Backup"
 
@@ -50,7 +50,7 @@ class EventfulLedger:
         self._told.pop(uid, None)
         self._ledger.forget(uid)
 
-    def waits(self, backup: VMBackup, reason: NotYet) -> None:
+    def waits(self, backup: VMBackup, reason: VMBackupError) -> None:
         self._ledger.waits(backup, reason)
         self._record(backup.metadata, "Normal", reason.reason, reason.message)
 

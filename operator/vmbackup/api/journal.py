@@ -108,6 +108,8 @@ class Run(Document):
     thaw_tries: int = 0
     quiesced: Quiesced | None = None
     point_in_time: float | None = Field(default=None, description="When the copy's content was fixed.")
+    made: bool = Field(default=False, description="The working directory of this attempt was intended.")
+    debris: bool = Field(default=False, description="The run is over, but its working directory may still be there.")
     began: bool = Field(default=False, description="The push job or the snapshot was intended.")
     limited: bool = Field(default=False, description="The speed limit is in force.")
     overlay_at: float | None = None

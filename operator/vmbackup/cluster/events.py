@@ -16,7 +16,7 @@ from typing import Literal
 from vmbackup.api import names
 from vmbackup.api.vmbackup import ObjectMeta
 from vmbackup.cluster.client import Body, Client
-from vmbackup.cluster.errors import NotFound
+from vmbackup.cluster.errors import APIServerAway, NotFound
 from vmbackup.cluster.resources import EVENT
 from vmbackup.errors import VMBackupError
 
@@ -24,6 +24,8 @@ LONGEST_NOTE = 1024  # events.k8s.io refuses more
 QUEUE_SIZE = 500
 REMEMBERED = 2000
 SAME_SECONDS = 600.0
+TRIES_MAX = 12  # as client-go's recorder does, with the rest below
+TRY_AGAIN_SECONDS = 10.0
 SERIES_SECONDS = 30.0  # a series is written at most so often
 CLUSTER_NAMESPACE = "default"  # where Events of cluster-scoped objects go
 
@@ -64,6 +66,7 @@ class Recorder:
         self._queue: queue.Queue[Happening | None] = queue.Queue(QUEUE_SIZE)
         self._told: OrderedDict[tuple[str, str, str], _Told] = OrderedDict()
         self._dropped = 0
+        self._stopping = threading.Event()
         self._writer = threading.Thread(target=self._write, name="event-writer", daemon=True)
 
     def start(self) -> None:
@@ -71,6 +74,7 @@ class Recorder:
 
     def stop(self, timeout_seconds: float) -> None:
         """Write what waits, as long as the time allows."""
+        self._stopping.set()
         try:
             self._queue.put(None, timeout=timeout_seconds)
         except queue.Full:
@@ -88,13 +92,26 @@ class Recorder:
     def _write(self) -> None:
         while (happening := self._queue.get()) is not None:
             try:
-                self._tell(happening)
+                self._tell_at_last(happening)
             except VMBackupError as error:
                 log.warning("Event %s for %s not written: %s", happening.reason, happening.metadata.name, error)
             except Exception:
                 log.exception("Event %s for %s not written", happening.reason, happening.metadata.name)
 
+    def _tell_at_last(self, happening: Happening) -> None:
+        """Tell, in spite of an API server that is away for a while. Raises: as `_tell`."""
+        for _ in range(TRIES_MAX - 1):
+            try:
+                self._tell(happening)
+            except APIServerAway:
+                if self._stopping.wait(TRY_AGAIN_SECONDS):
+                    break
+            else:
+                return
+        self._tell(happening)
+
     def _tell(self, happening: Happening) -> None:
+        """Raises: APIServerAway, Denied."""
         now = time.time()
         told = self._told.get(happening.key)
         if told is None or now - told.at > SAME_SECONDS:

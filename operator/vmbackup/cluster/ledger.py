@@ -20,7 +20,7 @@ from vmbackup.cluster.resources import VMBACKUP, Resources
 from vmbackup.core.facts import Facts, Wishes
 from vmbackup.core.kstatus import Stamp
 from vmbackup.core.report import refused, status_of, waiting
-from vmbackup.errors import NotYet, Refused, VMBackupError
+from vmbackup.errors import Refused, VMBackupError
 
 INTERVAL_SECONDS = 2.0
 CONFLICTS_MAX = 5
@@ -70,7 +70,7 @@ class StatusLedger:
             letter.put(status, (run.phase, run.outcome, run.attempt))
             self._changed.notify_all()
 
-    def waits(self, backup: VMBackup, reason: NotYet) -> None:
+    def waits(self, backup: VMBackup, reason: VMBackupError) -> None:
         """Tell that a backup cannot begin yet. Never blocks and never raises."""
         self._tell(backup, lambda status, stamp: waiting(status, reason.reason, reason.message, stamp), reason.reason)
 

@@ -116,6 +116,10 @@ STOPPED = because(Reason.SOURCE_LOST, _stopped, heals=True)
 INTERRUPTED = because(Reason.INTERRUPTED, _interrupted, heals=True)
 
 
+def _made(_: View) -> dict[str, object]:
+    return {"made": True}
+
+
 def _intended(view: View) -> dict[str, object]:
     return {"freeze": Freeze.INTENDED, "frozen_at": view.now}
 
@@ -148,7 +152,7 @@ def beginning(then: Phase) -> Table:
             Rule("somebody else's job", foreign_work, Wait(1.0)),
             Rule("too little space", too_little_space, Fail(NO_SPACE, Phase.DISCARDING, Outcome.REFUSED)),
             Rule("directory refused", failed(MakeDirectory), Fail(last_error(Reason.STORE_ERROR), Phase.DISCARDING)),
-            Rule("no directory", no_directory, Act(lambda _: MakeDirectory())),
+            Rule("no directory", no_directory, Act(lambda _: MakeDirectory(), _made)),
             Rule(
                 "too little space for overlays",
                 overlay_space_low,

@@ -119,11 +119,25 @@ def _files_gone(view: View) -> str:
 
 
 def may_discard(view: View) -> bool:
-    return view.run.tries < DISCARD_TRIES_MAX
+    return view.run.tries <= DISCARD_TRIES_MAX  # one more than the waits for the location: it may be back at last
 
 
 def discard_refused(view: View) -> bool:
     return failed(Discard)(view) and may_discard(view)
+
+
+def out_of_reach(view: View) -> bool:
+    """Return whether our directory may be there, in a location that cannot be used now."""
+    hidden = bool(view.store.problem) and not view.store.partial
+    return hidden and _unfinished_set(view) and view.run.tries < DISCARD_TRIES_MAX
+
+
+def _unfinished_set(view: View) -> bool:
+    return view.run.made and not done(Discard)(view)
+
+
+def _problem(view: View) -> str:
+    return view.store.problem
 
 
 def something_left(view: View) -> bool:
@@ -134,6 +148,8 @@ def something_left(view: View) -> bool:
 def may_try_again(view: View) -> bool:
     """Return whether a new attempt can heal the failure before the deadline."""
     run = view.run
+    if _unfinished_set(view):
+        return False
     heals = run.outcome is Outcome.FAILED and run.failure is not None and run.failure.heals
     return heals and run.attempt < ATTEMPTS_MAX and view.now + attempt_rest_seconds(run) < run.deadline_at
 
@@ -144,11 +160,19 @@ def attempt_rest_seconds(run: Run) -> float:
 
 def _next_attempt(view: View) -> dict[str, object]:
     rest = attempt_rest_seconds(view.run)
-    return {"attempt": view.run.attempt + 1, "outcome": None, "not_before": view.now + rest}
+    return {"attempt": view.run.attempt + 1, "outcome": None, "not_before": view.now + rest, "made": False}
 
 
 def _finished(view: View) -> dict[str, object]:
-    return {"finished_at": view.now}
+    run = view.run
+    changes: dict[str, object] = {"finished_at": view.now}
+    if not _unfinished_set(view):
+        return changes
+    assert run.failure is not None, "who gives up says why"
+    message = run.failure.message
+    why = "" if not run.trouble or run.trouble in message else f" ({run.trouble})"
+    left = f"the unfinished set {run.location_path}/{run.partial_path} could not be removed{why}; it is tried again"
+    return {**changes, "debris": True, "failure": run.failure.model_copy(update={"message": f"{message}; {left}"})}
 
 
 UNUSABLE = because(Reason.LOCATION_UNUSABLE, lambda view: view.store.problem, heals=True)
@@ -180,6 +204,7 @@ ENDING: Table = {
         Rule("resting", resting, Wait(1.0)),
         Rule("work under way", works_running, Act(lambda _: StopWorks())),
         Rule("discard refused", discard_refused, Retry()),
+        Rule("location out of reach", out_of_reach, Retry(_problem)),
         Rule("something left", something_left, Act(lambda _: Discard())),
         Rule("a new attempt may heal it", may_try_again, Go(Phase.ASSIGNED, _next_attempt)),
         Rule("over", always, Go(Phase.DONE, _finished)),

@@ -104,9 +104,11 @@ class Wait:
 class Retry:
     """Note the failed try and rest before the next one: 1, 2, 4 … 30 seconds."""
 
+    why: Callable[[View], str] = lambda view: view.error
+
     def move(self, view: View) -> Move:
         rest = min(2.0**view.run.tries, RETRY_SECONDS_MAX)
-        changes = {"tries": view.run.tries + 1, "not_before": view.now + rest, "trouble": view.error}
+        changes = {"tries": view.run.tries + 1, "not_before": view.now + rest, "trouble": self.why(view)}
         return Move(_noted(view, changes), wait_seconds=rest)
 
 

@@ -1,5 +1,6 @@
 """libvirt's XML: reading what a domain is, as text in and facts out. A domain's XML is written by others: hostile."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -12,6 +13,8 @@ from vmbackup.errors import Failed
 
 LONGEST_XML = 2 * 1024 * 1024  # characters; libvirt itself sends no string over 4 MiB (REMOTE_STRING_MAX)
 LONGEST_CHAIN = 200  # layers; libvirt starts no domain with more (QEMU_DOMAIN_STORAGE_SOURCE_CHAIN_MAX_DEPTH)
+# libvirt puts line breaks and tabs into attributes as they are, and XML reads them as blanks: another file's name.
+_BROKEN_VALUE = re.compile(r"='[^'<\n\r\t]*[\n\r\t][^'<]*'")
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 SOURCE_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "file": ("file",),
@@ -46,9 +49,13 @@ def parse(text: str) -> Element:
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise Failed(Reason.HYPERVISOR_ERROR, "libvirt sent XML with a document type definition: not read.")
     try:
-        return ElementTree.fromstring(text)  # noqa: S314 - without a DTD there is nothing to expand
+        return ElementTree.fromstring(_BROKEN_VALUE.sub(_escaped, text))  # noqa: S314 - without a DTD there is nothing to expand
     except (ElementTree.ParseError, ValueError) as error:
         raise Failed(Reason.HYPERVISOR_ERROR, f"libvirt sent XML that cannot be read: {error}.") from error
+
+
+def _escaped(value: re.Match[str]) -> str:
+    return value[0].translate({ord(blank): f"&#{ord(blank)};" for blank in "\n\r\t"})
 
 
 def read_domain(text: str) -> DomainXML:

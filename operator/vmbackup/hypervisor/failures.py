@@ -50,7 +50,7 @@ TABLE: dict[int, Row] = {
 }
 OTHER = Row(Failed, None, "See the log of libvirtd and of the VM.", heals=True)
 AWAY = Row(NotYet, Reason.HYPERVISOR_AWAY, AWAY_ADVICE)
-NOT_RUNNING = Row(Failed, Reason.VM_NOT_RUNNING, "The VM was stopped.")
+NOT_RUNNING = Row(Failed, Reason.VM_NOT_RUNNING, "The VM was stopped.", heals=True)
 
 
 @contextmanager

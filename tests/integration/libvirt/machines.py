@@ -18,7 +18,6 @@ import libvirt_qemu
 from testbed.guests import write_pattern
 from testbed.hypervisor import Libvirtd as Daemon
 from testbed.images import qemu_img
-from vmbackup.units import MIB
 
 DEADLINE_SECONDS = 60.0
 SLOW_BYTES_PER_SECOND = 65536
@@ -86,7 +85,9 @@ class VM:
                 state=state.get(domain.state()[0], "off"),
                 qemu_pid=self.daemon.qemu_pid(self.uuid),
                 live={target: chain for target, chain in _chains(self.xml()).items() if chain},
-                inactive={t: chain[0] for t, chain in _chains(self.xml(INACTIVE)).items() if chain} if persistent else {},
+                inactive={t: chain[0] for t, chain in _chains(self.xml(INACTIVE)).items() if chain}
+                if persistent
+                else {},
                 jobs={target: info for target, info in jobs.items() if info} | ({"domain": job} if job["type"] else {}),
                 files=frozenset(str(path) for path in self.home.iterdir()),
             )

@@ -18,7 +18,13 @@ from vmbackup.errors import Refused
 from vmbackup.units import MIB
 
 methods = pytest.mark.parametrize("method", ["Push", "Snapshot"])
-METHODS_OF_RELEASES = [("9.0", "Push"), ("9.0", "Snapshot"), ("11.3", "Push"), ("11.3", "Snapshot"), ("7.0", "Snapshot")]
+METHODS_OF_RELEASES = [
+    ("9.0", "Push"),
+    ("9.0", "Snapshot"),
+    ("11.3", "Push"),
+    ("11.3", "Snapshot"),
+    ("7.0", "Snapshot"),
+]
 everywhere = pytest.mark.parametrize(("release", "method"), METHODS_OF_RELEASES)
 
 
@@ -212,7 +218,10 @@ def test_choice_that_cannot_be_served_is_refused(
 def test_many_disks_are_one_set(rig: Rig, method: str) -> None:
     with ExitStack() as devices:
         letters = "abcdefgh"
-        paths = [rig.image(f"d{letter}", "raw" if at % 2 else "qcow2", mib=16, data_mib=2) for at, letter in enumerate(letters)]
+        paths = [
+            rig.image(f"d{letter}", "raw" if at % 2 else "qcow2", mib=16, data_mib=2)
+            for at, letter in enumerate(letters)
+        ]
         paths[3] = devices.enter_context(loop_device(paths[3]))
         disks = [Disk(path, f"vd{letters[at]}", "raw" if at % 2 else "qcow2") for at, path in enumerate(paths)]
         vm = rig.vm(*disks, options=Options(memory_mib=32))

@@ -12,7 +12,13 @@ from vmbackup.api.vmbackup import Outcome
 from vmbackup.errors import Refused
 from vmbackup.units import MIB
 
-RELEASES_AND_METHODS = [("9.0", "Push"), ("9.0", "Snapshot"), ("11.3", "Push"), ("11.3", "Snapshot"), ("7.0", "Snapshot")]
+RELEASES_AND_METHODS = [
+    ("9.0", "Push"),
+    ("9.0", "Snapshot"),
+    ("11.3", "Push"),
+    ("11.3", "Snapshot"),
+    ("7.0", "Snapshot"),
+]
 everywhere = pytest.mark.parametrize(("release", "method"), RELEASES_AND_METHODS)
 
 

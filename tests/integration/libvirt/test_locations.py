@@ -58,9 +58,7 @@ def below_a_link(rig: Rig, outside: Path) -> str:
 
 @methods
 @pytest.mark.parametrize("fault", [missing, a_file, a_link, below_a_link])
-def test_unusable_location_is_refused(
-    rig: Rig, outside: Path, method: str, fault: Callable[[Rig, Path], str]
-) -> None:
+def test_unusable_location_is_refused(rig: Rig, outside: Path, method: str, fault: Callable[[Rig, Path], str]) -> None:
     vm = rig.vm()
     before = vm.portrait()
     words = fault(rig, outside)

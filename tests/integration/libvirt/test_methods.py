@@ -9,7 +9,13 @@ from testbed.guests import Disk
 from vmbackup.api.vmbackup import Method, Outcome
 from vmbackup.errors import Refused
 
-RELEASES_AND_METHODS = [("9.0", "Push"), ("9.0", "Snapshot"), ("11.3", "Push"), ("11.3", "Snapshot"), ("7.0", "Snapshot")]
+RELEASES_AND_METHODS = [
+    ("9.0", "Push"),
+    ("9.0", "Snapshot"),
+    ("11.3", "Push"),
+    ("11.3", "Snapshot"),
+    ("7.0", "Snapshot"),
+]
 everywhere = pytest.mark.parametrize(("release", "method"), RELEASES_AND_METHODS)
 
 

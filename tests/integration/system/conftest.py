@@ -87,4 +87,3 @@ def _tenant(stage: Stage, api: client.ApiClient) -> Iterator[Tenant]:
     yield tenant
     stage.mend()
     tenant.leave()
-

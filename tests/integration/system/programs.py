@@ -111,7 +111,16 @@ class Stage:
             cluster.service_account_kubeconfig(SYSTEM_NAMESPACE, account)
         grant(cluster)
         kubeconfig = cluster.service_account_kubeconfig(SYSTEM_NAMESPACE, "controller")
-        command = [*COMMAND, "controller", "--namespace", SYSTEM_NAMESPACE, "--probe-port", "0", "--missing-seconds", "5"]
+        command = [
+            *COMMAND,
+            "controller",
+            "--namespace",
+            SYSTEM_NAMESPACE,
+            "--probe-port",
+            "0",
+            "--missing-seconds",
+            "5",
+        ]
         self.controller = Program(command, directory / "controller.log", {"KUBECONFIG": str(kubeconfig)})
 
     def add_node(self, name: str, host: Libvirtd) -> Node:

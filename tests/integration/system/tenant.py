@@ -119,9 +119,7 @@ class Tenant:
             self.until(lambda backup: self.has_begun(backup, domain))
             return domain
         for data_bytes in HELD_BYTES:
-            domain = self.vm(data_bytes=data_bytes)
-            self.back_up(method=method, maxBytesPerSecond="64Ki", **more)
-            self.until(lambda backup: self.has_begun(backup, domain))
+            domain = self._begin_push(data_bytes, **more)
             if self._bandwidth(domain) > 0:
                 return domain
             self.kubectl("delete", "vmb", "backup")
@@ -152,6 +150,12 @@ class Tenant:
 
     def kubectl(self, *arguments: str, input: str | None = None) -> str:  # noqa: A002 - subprocess calls it so
         return self.stage.cluster.kubectl("--namespace", self.namespace, *arguments, input=input)
+
+    def _begin_push(self, data_bytes: int, **more: Any) -> str:
+        domain = self.vm(data_bytes=data_bytes)
+        self.back_up(method="Push", maxBytesPerSecond="64Ki", **more)
+        self.until(lambda backup: self.has_begun(backup, domain))
+        return domain
 
     def has_begun(self, backup: Backup, domain: str) -> bool:
         """Return whether the copy has gone so far that it is slow, or is over already."""
@@ -255,6 +259,9 @@ class Tenant:
     def job_runs(self, domain: str) -> bool:
         return "None" not in self.virsh("domjobinfo", domain)
 
+    def until_home(self, domain: str, node: Node | None = None) -> None:
+        eventually(lambda: self.is_home(domain, node), f"{domain} is home")
+
     def virsh(self, *arguments: str, node: Node | None = None) -> str:
         host = (node or self.stage.nodes["node-1"]).host
         return host.run("virsh", *arguments)
@@ -286,10 +293,16 @@ class Tenant:
         eventually(told, f"location {name} is Ready={ready}")
         return found[0]
 
-    def until_events(self, reason: str, name: str = "backup") -> list[Body]:
-        """Return all Events about a backup as soon as one has this reason."""
-        eventually(lambda: reason in {event["reason"] for event in self.events(name)}, f"an Event {reason}")
-        return self.events(name)
+    def until_event(self, reason: str, name: str = "backup") -> Body:
+        """Return the first Event about a backup that has this reason."""
+        found: list[Body] = []
+
+        def told() -> bool:
+            found[:] = [event for event in self.events(name) if event["reason"] == reason]
+            return bool(found)
+
+        eventually(told, f"an Event {reason}")
+        return found[0]
 
     # -- leaving ----------------------------------------------------------------------------------------------
 
@@ -338,4 +351,3 @@ def remove_domain(node: Node, name: str) -> None:
             raise
     finally:
         connection.close()
-

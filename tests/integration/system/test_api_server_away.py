@@ -22,13 +22,13 @@ def test_vm_goes_home_without_the_api_server(tenant: Tenant, part: str) -> None:
     stage = tenant.stage
     domain = tenant.begin_slow("Snapshot", COPY_SECONDS)
     stage.take_down(part)
-    eventually(lambda: tenant.is_home(domain), "the VM is home")
-    eventually(lambda: tenant.sets(), "the set is published")
+    tenant.until_home(domain)
+    eventually(tenant.sets, "the set is published")
     assert tenant.leftovers() == []
     stage.mend()
     backup = tenant.until_succeeded()
     assert backup.status["attempt"] == 1
-    assert tenant.until_events("Completed")
+    assert tenant.until_event("Completed")
     assert len(tenant.sets()) == 1
     tenant.until(lambda backup: "finalizers" not in backup.metadata)
 
@@ -58,8 +58,8 @@ def test_agent_started_without_the_api_server_takes_the_vm_home(tenant: Tenant) 
     agent.kill()
     stage.take_down("kube-apiserver")
     agent.start()
-    eventually(lambda: tenant.is_home(domain), "the VM is home")
-    eventually(lambda: tenant.sets(), "the set is published")
+    tenant.until_home(domain)
+    eventually(tenant.sets, "the set is published")
     stage.mend()
     assert tenant.until_succeeded().status["attempt"] == 1
     assert len(tenant.sets()) == 1

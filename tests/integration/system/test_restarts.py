@@ -128,7 +128,7 @@ def test_node_that_lost_its_journal_and_the_backup_was_deleted(tenant: Tenant) -
     node.agent.start()
     tenant.until_gone()
     assert tenant.sets() == []
-    eventually(lambda: tenant.is_home(domain), "the VM is home")
+    tenant.until_home(domain)
 
 
 def test_libvirtd_killed_in_mid_push(tenant: Tenant) -> None:

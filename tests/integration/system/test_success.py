@@ -85,7 +85,8 @@ def test_events_tell_the_story_once(tenant: Tenant) -> None:
     tenant.vm()
     uid = tenant.back_up().metadata["uid"]
     tenant.until_succeeded()
-    told = Counter(event["reason"] for event in tenant.until_events("Completed"))
+    tenant.until_event("Completed")
+    told = Counter(event["reason"] for event in tenant.events())
     assert told == {"Assigned": 1, "Started": 1, "Completed": 1}
     events = tenant.events()
     assert {event["regarding"]["uid"] for event in events} == {uid}

@@ -25,7 +25,7 @@ def test_unknown_vm_is_waited_for_then_refused(tenant: Tenant) -> None:
     refused = tenant.until_over()
     assert_refused(refused, "VMNotFound")
     assert "nobody" in refused.message
-    assert tenant.until_events("VMNotFound")[-1]["type"] == "Warning"
+    assert tenant.until_event("VMNotFound")["type"] == "Warning"
 
 
 def test_vm_made_while_it_is_waited_for(tenant: Tenant) -> None:
@@ -102,10 +102,11 @@ def test_vm_stopped_after_its_backup_was_assigned(tenant: Tenant) -> None:
     tenant.until(lambda backup: backup.phase == "Assigned")
     node.agent.start()
     tenant.until(waits_for("VMNotRunning"))
-    tenant.until_events("VMNotRunning")
+    tenant.until_event("VMNotRunning")
     tenant.virsh("start", domain)
     tenant.until_succeeded()
-    told = [event for event in tenant.until_events("Completed") if event["reason"] == "VMNotRunning"]
+    tenant.until_event("Completed")
+    told = [event for event in tenant.events() if event["reason"] == "VMNotRunning"]
     assert len(told) == 1
 
 

@@ -22,7 +22,7 @@ def test_cancelled_in_mid_copy(tenant: Tenant, method: str) -> None:
     assert backup.conditions["Stalled"]["status"] == "True"
     assert "set" not in backup.status
     assert_home_and_nothing_left(tenant, domain)
-    tenant.until_events("Cancelled")
+    tenant.until_event("Cancelled")
 
 
 @METHODS

@@ -101,6 +101,13 @@ def test_trouble_costs_one_event_and_not_the_recorder(server: FakeApiServer, rec
     eventually(lambda: [event["note"] for event in told(server)] == ["second"])
 
 
+def test_an_outage_costs_no_event(server: FakeApiServer, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "TRY_AGAIN_SECONDS", 0.001)
+    server.trouble = failing(5)
+    recorder.record(happening("told in the end"))
+    eventually(lambda: [event["note"] for event in told(server)] == ["told in the end"])
+
+
 def test_recording_never_waits_for_a_server_that_hangs(server: FakeApiServer, recorder: Recorder) -> None:
     answered = threading.Event()
     server.trouble = lambda _method, _path: cast(None, answered.wait(10))

@@ -47,6 +47,12 @@ def test_only_what_can_change_heals(code: int, heals: bool) -> None:
     assert raised.value.heals is heals
 
 
+def test_vm_that_stopped_in_the_midst_may_be_started_again() -> None:
+    with pytest.raises(Failed) as raised, attempt("VM vm1"):
+        raise libvirt_error(55, DOMAIN, "domain is not running")
+    assert raised.value.heals
+
+
 def test_message_names_the_vm_the_act_libvirts_words_and_what_to_do() -> None:
     with pytest.raises(Failed) as raised, attempt("VM vm1, disk vda: pivot to its base", Reason.COMMIT_FAILED):
         raise libvirt_error(1, QEMU, "QEMU said no")
