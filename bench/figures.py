@@ -26,6 +26,7 @@ class Series:
         return {
             "ratio": round(self.ratio, 3),
             "ratios": rounded(self.ratios),
+            "ratio_of_the_fastest": round(min(self.ours) / min(self.theirs), 3),
             "ours_seconds": described(self.ours),
             "theirs_seconds": described(self.theirs),
         }

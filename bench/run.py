@@ -83,6 +83,7 @@ def measure(stage: Stage, rounds: int) -> dict[str, Any]:
             "series": {name: each.report() for name, each in series.items()},
             "apply_to_start_seconds": described(apply.to_start[1:]),
             "kubectl_apply_seconds": described(apply.kubectl[1:]),
+            "engine_attempts_that_failed": push.troubles + snapshot.troubles,
             "engine_phases_seconds": {"push": medians(push.phases[1:]), "snapshot": medians(snapshot.phases[1:])},
         },
         "circumstances": {**circumstances(stage, rounds), "disturbed": f"{calm.disturbed} of {calm.samples} samples"},
@@ -161,6 +162,8 @@ def show(console: Console, results: dict[str, Any]) -> None:
         for side in ("ours", "theirs")
         if each[f"{side}_seconds"]["spread"] > NOISY
     }
+    for trouble in results["details"]["engine_attempts_that_failed"]:
+        console.print(f"\nAn attempt of the engine failed and was made again: {trouble}", markup=False)
     console.print(f"\nDisturbed by others: {results['circumstances']['disturbed']}")
     if noisy:
         console.print(f"Noisy (quartiles apart by more than {NOISY:.0%} of the median): {noisy}")

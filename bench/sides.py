@@ -9,7 +9,8 @@ from pathlib import Path
 
 from stage import DOMAIN, LOCATION, NAMESPACE, VM, Stage
 
-from vmbackup.api.vmbackup import Outcome, VMBackupStatus
+from vmbackup.api.vmbackup import Outcome, Phase, VMBackupStatus
+from vmbackup.display import message
 from vmbackup.standalone import Settings, Standalone, read_request
 
 VERSION = "vmbackup.dev/v1alpha1"
@@ -26,11 +27,15 @@ def write_request(path: Path, name: str, method: str) -> Path:
 
 
 class Engine:
-    """Our engine in this process, from the request to the published set. `phases`: seconds in each phase, by run."""
+    """Our engine in this process, from the request to the published set.
+
+    `phases`: seconds in each phase, by run. `troubles`: why an attempt failed that was followed by another.
+    """
 
     def __init__(self, stage: Stage, method: str) -> None:
         self._stage, self._method = stage, method
         self.phases: list[dict[str, float]] = []
+        self.troubles: list[str] = []
 
     def __call__(self) -> None:
         stage = self._stage
@@ -48,6 +53,8 @@ class Engine:
         def listen(_key: str, status: VMBackupStatus) -> None:
             if status.phase != seen[-1][1]:
                 seen.append((time.perf_counter(), str(status.phase)))
+                if status.phase is Phase.ASSIGNED:
+                    self.troubles.append(message(status))
 
         standalone = Standalone(settings, request, listen)
         outcome = standalone.run()

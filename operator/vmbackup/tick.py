@@ -13,11 +13,13 @@ from vmbackup.core.decide import decide
 from vmbackup.core.facts import Facts, LastAct
 from vmbackup.core.plan import plan_again
 from vmbackup.core.ports import Ports
-from vmbackup.core.steps import Discard, HypervisorStep, Step
+from vmbackup.core.rules import Move, View, needs_hypervisor, resting
+from vmbackup.core.steps import BeginPush, Discard, FreezeGuest, HypervisorStep, Step, TakeSnapshot
 from vmbackup.errors import Failed, NotYet, Refused, VMBackupError
 
 REPLAN_SECONDS = 5.0
 JOURNAL_REST_SECONDS = 2.0
+BEGINNINGS = (FreezeGuest, BeginPush, TakeSnapshot)
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,15 @@ def tick(ports: Ports, turn: Turn) -> Turn:
         try:
             ports.journal.record(move.run)
         except Failed as full:
-            if not on_overlay(run):
-                told = run.model_copy(update={"trouble": full.message})
+            if not goes_on_unrecorded(run, move):
+                told = unrecorded(run, full)
                 ports.ledger.report(told, facts)
                 return Turn(told, last, JOURNAL_REST_SECONDS, stir)
-            # A VM on our overlay goes home even without a journal: where its disks are can be seen.
     ports.ledger.report(move.run, facts)
     if move.step is None:
         # What the last act said is kept until it could be judged: not while the hypervisor is away.
-        return Turn(move.run, last if facts.domain is None else None, move.wait_seconds, stir)
+        unjudged = facts.domain is None and needs_hypervisor(run)
+        return Turn(move.run, last if unjudged else None, move.wait_seconds, stir)
     return Turn(move.run, perform(ports, move.run, move.step), stir=stir)
 
 
@@ -68,6 +70,23 @@ def sweep(ports: Ports, run: Run) -> bool:
     if ports.store.observe(run).problem:
         return False
     return perform(ports, run, Discard()).error is None
+
+
+def goes_on_unrecorded(run: Run, move: Move) -> bool:
+    """Return whether a full journal holds nothing up: a VM that may be on our overlay or frozen is taken home.
+
+    Where its disks are can be seen, and a thaw may be repeated. Nothing is begun without a record.
+    """
+    return (on_overlay(run) or run.maybe_frozen) and not isinstance(move.step, BEGINNINGS)
+
+
+def unrecorded(run: Run, full: Failed) -> Run:
+    """Return a run whose next move could not be written down: it waits, but no guest stays frozen for that."""
+    told = run.model_copy(update={"trouble": full.message})
+    if not run.maybe_frozen or run.outcome is not None:
+        return told
+    failure = Failure(reason=Reason(full.reason), message=full.message, heals=True)
+    return told.model_copy(update={"outcome": Outcome.FAILED, "failure": failure})
 
 
 def on_overlay(run: Run) -> bool:
@@ -87,7 +106,8 @@ def drive(ports: Ports, run: Run, pause: Callable[[float], None]) -> Run:
 
 def may_plan_again(run: Run, facts: Facts, now: float) -> bool:
     """Return whether the rest between two attempts is over."""
-    return run.phase is Phase.ASSIGNED and run.outcome is None and facts.domain is not None and now >= run.not_before
+    waits = run.phase is Phase.ASSIGNED and run.outcome is None
+    return waits and facts.domain is not None and not resting(View(run, facts, now))
 
 
 def replan(ports: Ports, run: Run, facts: Facts) -> Turn:
@@ -96,12 +116,12 @@ def replan(ports: Ports, run: Run, facts: Facts) -> Turn:
     assert facts.domain is not None, "may_plan_again() has looked"
     try:
         fresh = plan_again(run, facts.domain, ports.hypervisor.host(), now)
-    except NotYet as wait:
+        ports.journal.record(fresh)
+    except (NotYet, Failed) as wait:
         fresh = run.model_copy(update={"not_before": now + REPLAN_SECONDS, "trouble": wait.message})
     except Refused as refusal:
         failure = Failure(reason=Reason(refusal.reason), message=refusal.message)
         fresh = run.model_copy(update={"outcome": Outcome.FAILED, "failure": failure})
-    ports.journal.record(fresh)
     ports.ledger.report(fresh, facts)
     return Turn(fresh)
 
@@ -109,12 +129,12 @@ def replan(ports: Ports, run: Run, facts: Facts) -> Turn:
 def see(ports: Ports, run: Run, last: LastAct | None) -> Facts:
     """Gather the facts; a hypervisor that is away is a fact too."""
     store = ports.store.observe(run)
-    wishes = ports.ledger.wishes(run)
     try:
-        domain = ports.hypervisor.observe(run)
+        domain, problem = ports.hypervisor.observe(run), ""
     except VMBackupError as away:
-        return Facts(None, store, wishes, last, away.message)
-    return Facts(domain, store, wishes, last)
+        domain, problem = None, away.message
+    # The wishes come last: a look at a busy VM may take half a minute.
+    return Facts(domain, store, ports.ledger.wishes(run), last, problem)
 
 
 def _stir(before: Stir | None, run: Run, facts: Facts, now: float) -> Stir:

@@ -80,6 +80,8 @@ class Cell:
         full = {"source": {"name": SHORT_NAME}, "location": location, "method": self.method, **spec}
         if self.method == "Snapshot" and self.phase == "Copying":
             full.setdefault("maxBytesPerSecond", COPY_BYTES_PER_SECOND)
+        if (self.method, self.phase) == ("Push", "Copying"):
+            full.setdefault("maxBytesPerSecond", "1Mi")  # a second brake, beside hold_push()
         metadata = {"name": self.name, "namespace": NAMESPACE}
         body = {"apiVersion": names.API_VERSION, "kind": "VMBackup", "metadata": metadata, "spec": full}
         self.uid = self.stage.client.create(VMBACKUP.collection(NAMESPACE), body)["metadata"]["uid"]
@@ -191,7 +193,7 @@ class Cell:
 
     def until_over(self, seconds: float = END_SECONDS) -> Body:
         """Return the VMBackup when its end is told."""
-        body = patiently(lambda: self._go_on_to_the_end(), seconds)
+        body = patiently(self._go_on_to_the_end, seconds)
         assert body, f"not over after {seconds:.0f} s\n{self.all_that_is_known()}"
         return dict(body)
 

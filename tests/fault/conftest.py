@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from fault.cell import Cell
+from fault.faults import FAULTS
 from fault.machine import digest
 from fault.mounts import own_mounts
 from fault.rows import cells
 from fault.stage import Stage, keep
 
-RESULTS = Path(__file__).with_name("results.json")
+WORDS = {fault: words for faults in FAULTS.values() for fault, words in faults.items()}
 _results: dict[str, dict[str, Any]] = {}
 
 
@@ -94,4 +95,5 @@ def pytest_sessionfinish() -> None:
     known = json.loads(path.read_text())["cells"] if path.exists() else {}
     when = time.strftime("%Y-%m-%d", time.gmtime())
     fresh = {name: {**result, "date": when} for name, result in _results.items()}
-    path.write_text(json.dumps({"cells": dict(sorted({**known, **fresh}.items()))}, indent=1) + "\n")
+    cells = {name: cell for name, cell in {**known, **fresh}.items() if cell["fault"] in WORDS}
+    path.write_text(json.dumps({"faults": FAULTS, "cells": dict(sorted(cells.items()))}, indent=1) + "\n")

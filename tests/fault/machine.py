@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -58,6 +59,8 @@ class Machine:
         disk_image(self.golden, "qcow2", GOLDEN_MIB * MIB, (GOLDEN_MIB - 32) * MIB)
         self.golden_digest = digest(self.golden)
         vda = overlay_image(self.disks / "vda.qcow2", self.golden)
+        zero = f"write -z 0 {MIB}"  # no partitions: the guest makes its own
+        subprocess.run(["qemu-io", "-f", "qcow2", "-c", zero, str(vda)], check=True, capture_output=True)
         vdb = disk_image(self.disks / "vdb.raw", "raw", RAW_MIB * MIB, RAW_MIB * MIB // 2)
         uuid = start_guest(self.host.uri, self._xml(vda, vdb))
         self.vm = VM(self.host, NAME, uuid, self.disks, {"vda": vda, "vdb": vdb})
@@ -76,6 +79,8 @@ class Machine:
         """Return when the guest writes and its agent answers."""
         wait_until_ready(self._serial)
         wait_until(self.agent_answers, "the guest's agent answers")
+        mounts = self.ask_agent("guest-get-fsinfo")
+        assert [mount["mountpoint"] for mount in mounts] == ["/data"], mounts
         wait_until(lambda: self.numbers()[0] > 0, "the guest writes numbers")
 
     def start_again(self) -> None:

@@ -28,8 +28,15 @@ class Process(Program):
             time.sleep(0.001)
 
     def go_on(self) -> None:
-        if self.runs:
-            os.kill(self.pid, signal.SIGCONT)
+        """Let it go on; returns when its first thread, which signals are meant for, waits for them again."""
+        if not self.runs:
+            return
+        os.kill(self.pid, signal.SIGCONT)
+        deadline = time.monotonic() + STOP_SECONDS
+        first = Path(f"/proc/{self.pid}/stat")
+        while self.runs and first.read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < deadline, f"process {self.pid} does not go on"
+            time.sleep(0.001)
 
     def kill(self) -> None:
         """SIGKILL; one that hangs in a dead file system is waited for later."""

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from fault.faults import group_of
+
 PUSH = ("Preparing", "Freezing", "Starting", "Copying", "Verifying", "Publishing")
 SNAPSHOT = (
     "Preparing",
@@ -26,6 +28,7 @@ def column(
 
     full: rows ("push-Copying", or "all") that only `make fault-full` runs.
     """
+    group_of(fault)
     rows = [("Push", phase) for phase in push] + [("Snapshot", phase) for phase in snapshot]
     return pytest.mark.column(fault, rows, full)
 

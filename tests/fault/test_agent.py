@@ -49,7 +49,7 @@ def test_agent_comes_back_late(cell: Cell) -> None:
     cell.ends()
 
 
-@column("agent-killed-while-frozen", push=("Freezing",), snapshot=("Freezing",))
+@column("agent-killed-while-frozen", push=("Starting",), snapshot=("Snapshotting",))
 def test_guest_is_thawed_although_its_freezer_died(cell: Cell) -> None:
     cell.catch(when=lambda _: cell.machine.frozen())
     cell.stage.agent.kill()
@@ -69,8 +69,8 @@ def test_agent_is_asked_to_end(cell: Cell) -> None:
     """As when a node is drained: no VM is left on an overlay, and the next agent goes on."""
     cell.catch()
     agent = cell.stage.agent
+    agent.go_on()  # first: a stopped process hands a signal to any thread, a running one to its first
     agent.ask_to_end()
-    agent.go_on()
     assert agent.wait_for_end(GRACE_SECONDS + END_SECONDS) == 0
     if cell.method == "Snapshot":
         seen = cell.machine.portrait()

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import libvirt
 
 from soak.faults import keep_running
 from soak.history import History
+from soak.lost import help_lost_vms
 from soak.plan import draw
 from soak.record import Record
 from soak.scene import Scene, raised
@@ -41,22 +43,26 @@ def main() -> int:
     try:
         with raised(directory, work) as scene:
             record.witness = scene.witness
-            watch, history = _soak(scene, record, arguments.seed, arguments.seconds)
+            watch, history = _soak(scene, record, arguments)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     _tell(record, history, watch, arguments.seed)
     return 1 if record.violations else 0
 
 
-def _soak(scene: Scene, record: Record, seed: str, seconds: float) -> tuple[Watch, History]:
+def _soak(scene: Scene, record: Record, arguments: argparse.Namespace) -> tuple[Watch, History]:
+    seed, seconds = arguments.seed, arguments.seconds
     golden_digest = digest_of(scene.golden)
     plan = draw(seed, seconds, {guest.name: guest.targets for guest in scene.guests.values()})
+    if arguments.calm:
+        plan = replace(plan, strikes={})
     history, sets, watch = History(scene, record), Sets(scene, record), Watch(scene, record)
     storm = Storm(scene, history, record)
     record.begin()
     for look in (history.watch, sets.watch, watch.watch):
         storm.accompany(partial(look, storm.still))
     storm.stay(lambda: keep_running(scene, storm.still, record.say))
+    storm.stay(lambda: help_lost_vms(scene, storm.still, record))
     storm.begin(plan, seed)
     while record.seconds < seconds and not storm.over.wait(min(TALK_SECONDS, max(0.1, seconds - record.seconds))):
         _print(f"{record.seconds:5.0f} s: {dict(record.counts)}, {len(record.violations)} violation(s)")
@@ -76,7 +82,10 @@ def _soak(scene: Scene, record: Record, seed: str, seconds: float) -> tuple[Watc
 
 
 def _tell(record: Record, history: History, watch: Watch, seed: str) -> None:
-    rss = {name: f"{weights[0] >> 20} -> {weights[-1] >> 20} MiB" for name, weights in watch.rss_bytes.items()}
+    rss = {
+        name: f"{weights[0] >> 20} -> {weights[-1] >> 20} MiB, at most {max(weights) >> 20}"
+        for name, weights in watch.rss_bytes.items()
+    }
     tables: dict[str, Mapping[str, object]] = {
         "counts": record.counts,
         "ends": dict(history.ends().most_common()),
@@ -99,6 +108,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=300, help="length of the storm (default 300)")
     parser.add_argument("--seed", default=secrets.token_hex(4), help="the same seed draws the same plan")
     parser.add_argument("--directory", type=Path, help="for logs and findings (default: a new one in /var/tmp)")
+    parser.add_argument("--calm", action="store_true", help="backups only, no faults: to watch the memory")
     return parser.parse_args()
 
 

@@ -21,8 +21,7 @@ from testbed.proof import Finding, home, sources
 
 NAMESPACE = "soak"
 MIB = 1 << 20
-SLOTS = 8  # of 64 KiB, one in every MiB
-SLOT_BYTES = 64 << 10
+SLOTS, SLOT_BYTES = 30, 64 << 10  # one in every other MiB: the smallest disk has 64
 WRITE_REST_SECONDS = 0.7
 START_SECONDS = 120.0
 T = TypeVar("T")
@@ -96,7 +95,7 @@ class Guest:
             may_hold = self.slots.setdefault((target, slot), {-1})  # -1: what was there before
             may_hold.add(value)
             with suppress(libvirt.libvirtError, TestbedError):
-                write_pattern(self.uri, self.domain, target, slot * MIB, SLOT_BYTES, byte=value)
+                write_pattern(self.uri, self.domain, target, 2 * slot * MIB, SLOT_BYTES, byte=value)
                 may_hold.intersection_update({value})
 
     def lost_writes(self) -> list[str]:
@@ -128,7 +127,7 @@ class Guest:
 
 
 def _holds(disk: Disk, slot: int, value: int) -> bool:
-    command = f"read -P {value} {slot * MIB} {SLOT_BYTES}"
+    command = f"read -P {value} {2 * slot * MIB} {SLOT_BYTES}"
     asked = ["qemu-io", "-r", "-f", disk.format, "-c", command, str(disk.source)]
     said = subprocess.run(asked, capture_output=True, text=True, check=False)
     return said.returncode == 0 and "failed" not in said.stdout

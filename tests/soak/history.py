@@ -22,6 +22,7 @@ class History:
         self.last: dict[str, Body] = {}
         self.ordered: dict[str, str] = {}  # name by UID
         self.present: set[str] = set()
+        self._looking = threading.Lock()
         self._shown: dict[str, tuple[Any, ...]] = {}
 
     def watch(self, over: threading.Event) -> None:
@@ -31,10 +32,11 @@ class History:
 
     def look(self) -> None:
         """Raises whatever the API server's absence raises."""
-        bodies = self.scene.backups()
-        for body in bodies:
-            self._take(body)
-        self.present = {body["metadata"]["uid"] for body in bodies}
+        with self._looking:  # an older list must not come after a newer one
+            bodies = self.scene.backups()
+            for body in bodies:
+                self._take(body)
+            self.present = {body["metadata"]["uid"] for body in bodies}
 
     def unfinished(self) -> list[Body]:
         """Return those that exist and are not over, as last seen."""

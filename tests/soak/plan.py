@@ -59,8 +59,8 @@ LANES = {
         },
     ),
     "libvirtd": Lane((15, 60), {"libvirtd killed": (3, (0, 12)), "libvirtd killed twice": (2, (0.5, 6))}),
-    "control plane": Lane((20, 80), {"API server away": (2, (2, 15)), "etcd away": (1, (2, 12))}),
-    "controller": Lane((30, 120), {"controller killed": (2, (0, 10)), "controller asked to end": (1, (0, 5))}),
+    "control plane": Lane((60, 200), {"API server away": (2, (2, 15)), "etcd away": (1, (2, 12))}),
+    "controller": Lane((90, 240), {"controller killed": (2, (0, 10)), "controller asked to end": (1, (0, 5))}),
     "large": Lane((40, 120), {"location renamed away": (2, (2, 10)), "location deleted": (1, (3, 12))}),
     "small": Lane(
         (15, 60),

@@ -72,6 +72,10 @@ class World:
         self.journal.record(run)
         return run
 
+    def run_now(self) -> Run:
+        """Return the run as it was told last: newer than the journal when that is full."""
+        return self.ledger.last
+
     def walk(self) -> Run:
         """Take turns until the backup is over; after a crash go on from the journal, as a restarted agent does."""
         self.effects = 0

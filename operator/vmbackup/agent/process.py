@@ -108,12 +108,15 @@ class Agent:
             stack.enter_context(self._hypervisor.watch(lambda _uuid: self._wake()))
             self._recorder.start()
             stack.callback(self._recorder.stop, LAST_EVENTS_SECONDS)
-            self._backups.resume()  # the way home needs no API server
+            # The way home needs no API server, and comes before what users say: a VMBackup may go when its VM is home.
+            self._backups.resume()
+            self._look_for_traces()
             self._heartbeat.start()
             self._inventory.start()
             self._watches.start()
             self.health.ready = True
-            self._look_for_traces()
+            while not self._stopping.wait(TRACES_SECONDS):
+                self._look_for_traces()
             left = self._backups.stop(self._grace_seconds)
             for run in left:
                 log.info("%s: left in phase %s to the next agent of this node", run.key, run.phase)
@@ -139,16 +142,14 @@ class Agent:
         return False
 
     def _look_for_traces(self) -> None:
-        """Look for traces that the journal does not know at the start and from time to time, until asked to end."""
-        while not self._stopping.is_set():
-            try:
-                self._backups.sweep()
-                self._backups.rescue()
-            except VMBackupError as error:
-                log.info("the VMs cannot be looked at now: %s", error.message)
-            except Exception:
-                log.exception("looking for traces: unforeseen fault")
-            self._stopping.wait(TRACES_SECONDS)
+        """Look for what the journal does not know or could not end. Done at the start and from time to time."""
+        try:
+            self._backups.sweep()
+            self._backups.rescue()
+        except VMBackupError as error:
+            log.info("the VMs cannot be looked at now: %s", error.message)
+        except Exception:
+            log.exception("looking for traces: unforeseen fault")
 
     def _wake(self) -> None:
         self._backups.wake()

@@ -57,6 +57,7 @@ class RunDisk(Document):
     copied: bool = False
     commits: int = Field(default=0, description="Commits of the overlay that were started.")
     pivot_instance: str = Field(default="", description="QEMU process in which the pivot was intended.")
+    followed: bool = Field(default=False, description="The definition named our overlay when the pivot was intended.")
     verified: bool = False
     stored_bytes: int = 0
     sha256: str = ""
@@ -111,13 +112,20 @@ class Run(Document):
     made: bool = Field(default=False, description="The working directory of this attempt was intended.")
     debris: bool = Field(default=False, description="The run is over, but its working directory may still be there.")
     began: bool = Field(default=False, description="The push job or the snapshot was intended.")
+    named: bool = Field(default=False, description="The rename of the set to its final name was intended.")
     limited: bool = Field(default=False, description="The speed limit is in force.")
     overlay_at: float | None = None
     overlay_milliseconds: int | None = None
+    left: str = Field(default="", description="What of ours could not be removed: a human must.")
 
     @property
     def key(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def maybe_frozen(self) -> bool:
+        """Return whether the guest's file systems may be frozen by us."""
+        return self.freeze in (Freeze.INTENDED, Freeze.FROZEN)
 
     @property
     def partial_path(self) -> str:

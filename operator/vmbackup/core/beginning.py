@@ -3,7 +3,7 @@
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Freeze, Quiesced
 from vmbackup.api.vmbackup import Outcome, Phase, Quiesce
-from vmbackup.core.copying import OVERLAY_RESERVE_BYTES, overlay_space_low
+from vmbackup.core.copying import OVERLAY_RESERVE_BYTES, agent_stops, overlay_space_low
 from vmbackup.core.rules import (
     Act,
     Fail,
@@ -17,6 +17,7 @@ from vmbackup.core.rules import (
     done,
     failed,
     giving_up,
+    in_vain,
     last_error,
     maybe_frozen,
     vm_gone,
@@ -34,6 +35,30 @@ def location_in_trouble(view: View) -> bool:
 def foreign_work(view: View) -> bool:
     """Return whether somebody else works on the VM: before we begin every job is foreign."""
     return view.domain.job is not None or any(disk.job is not None for disk in view.domain.disks)
+
+
+def foreign_words(view: View) -> str:
+    if view.domain.job is not None:
+        return f"VM {view.run.domain}: a {view.domain.job.operation} job runs that is not ours; it is waited for"
+    disk = next(disk for disk in view.domain.disks if disk.job is not None)
+    kind = disk.job.kind if disk.job else ""
+    return f"VM {view.run.domain}, disk {disk.target}: a {kind} block job runs that is not ours; it is waited for"
+
+
+def not_made_words(view: View) -> str:
+    return f"{view.run.location_path}/{view.run.partial_path} was made, but cannot be seen"
+
+
+def not_drained_words(view: View) -> str:
+    return f"VM {view.run.domain}: libvirt keeps the statistics of an earlier job, although they were read"
+
+
+def agent_stops_unfrozen(view: View) -> bool:
+    return agent_stops(view) and not maybe_frozen(view)
+
+
+def ending_words(view: View) -> str:
+    return f"VM {view.run.domain}: the agent was asked to end; the next one goes on"
 
 
 def needed_bytes(view: View) -> int:
@@ -147,11 +172,13 @@ def beginning(then: Phase) -> Table:
         # Nothing of the VM is touched yet. A crash leaves at most an empty `.partial` directory.
         Phase.PREPARING: (
             Rule("giving up", giving_up, Go(Phase.DISCARDING)),
+            Rule("the agent ends", agent_stops, Wait(1.0, ending_words)),
             Rule("location in trouble", location_in_trouble, Fail(UNUSABLE, Phase.DISCARDING, Outcome.REFUSED)),
             Rule("VM gone", vm_gone, Fail(STOPPED, Phase.DISCARDING)),
-            Rule("somebody else's job", foreign_work, Wait(1.0)),
+            Rule("somebody else's job", foreign_work, Wait(1.0, foreign_words)),
             Rule("too little space", too_little_space, Fail(NO_SPACE, Phase.DISCARDING, Outcome.REFUSED)),
             Rule("directory refused", failed(MakeDirectory), Fail(last_error(Reason.STORE_ERROR), Phase.DISCARDING)),
+            Rule("directory not seen", in_vain(MakeDirectory, no_directory), Wait(1.0, not_made_words)),
             Rule("no directory", no_directory, Act(lambda _: MakeDirectory(), _made)),
             Rule(
                 "too little space for overlays",
@@ -159,12 +186,14 @@ def beginning(then: Phase) -> Table:
                 Fail(NO_OVERLAY_SPACE, Phase.DISCARDING, Outcome.REFUSED),
             ),
             Rule("drain refused", failed(DrainStatistics), Fail(last_error(Reason.HYPERVISOR_ERROR), Phase.DISCARDING)),
+            Rule("statistics stay", in_vain(DrainStatistics, old_statistics), Wait(1.0, not_drained_words)),
             Rule("old statistics", old_statistics, Act(lambda _: DrainStatistics())),
             Rule("prepared", always, Go(Phase.FREEZING)),
         ),
         # The guest may be frozen: a crash is followed by a thaw, then by a new attempt.
         Phase.FREEZING: (
             Rule("giving up", giving_up, Go(Phase.DISCARDING)),
+            Rule("the agent ends", agent_stops_unfrozen, Wait(1.0, ending_words)),
             Rule("not wanted", unwanted, Go(then, _not_wanted)),
             Rule("required, no agent", required_without_agent, Fail(NO_AGENT, Phase.DISCARDING)),
             Rule("no agent", no_agent, Go(then, _agent_missing)),

@@ -11,8 +11,12 @@ OVERLAY_RESERVE_BYTES = GIB // 2
 
 
 def left_overlay(view: View) -> bool:
-    """Return whether a disk that must be on its overlay is not: the copy's base may have been written."""
-    return any(where not in (Position.ON_OVERLAY, Position.OFF) for where in positions(view).values())
+    """Return whether a disk that must be on its overlay is not, or will not be for long: its base may be written.
+
+    An overlay that was unlinked lives as long as its QEMU; one that is gone while the VM is off was merged elsewhere.
+    """
+    unlinked = any(disk.target not in view.store.overlay_bytes for disk in view.run.disks)
+    return unlinked or any(where not in (Position.ON_OVERLAY, Position.OFF) for where in positions(view).values())
 
 
 def copied(view: View) -> dict[str, object]:
@@ -42,7 +46,8 @@ def copy_error(view: View) -> str:
 
 
 def overlay_too_old(view: View) -> bool:
-    return view.now - (view.run.overlay_at or view.now) > view.run.spec.overlay.max_seconds
+    """Return whether the VM is on overlays for too long; a clock that was set back by a restart counts as that."""
+    return not 0 <= view.now - (view.run.overlay_at or view.now) <= view.run.spec.overlay.max_seconds
 
 
 def overlay_too_large(view: View) -> bool:

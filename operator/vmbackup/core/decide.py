@@ -9,13 +9,29 @@ from vmbackup.api.vmbackup import Method, Outcome, Phase
 from vmbackup.core.beginning import FREEZE_LIMIT_SECONDS, required
 from vmbackup.core.facts import Facts
 from vmbackup.core.push import PUSH
-from vmbackup.core.rules import Act, Move, Rule, Table, View, Write, done, failed, giving_up, maybe_frozen, vm_gone
+from vmbackup.core.rules import (
+    Act,
+    Move,
+    Rule,
+    Table,
+    View,
+    Wait,
+    Write,
+    done,
+    failed,
+    giving_up,
+    maybe_frozen,
+    needs_hypervisor,
+    vm_gone,
+)
 from vmbackup.core.snapshot import SNAPSHOT
 from vmbackup.core.steps import ThawGuest
 from vmbackup.units import human_seconds
 
 HYPERVISOR_AWAY_SECONDS = 1.0
-THAW_TRIES_MAX = 5
+THAW_REST_SECONDS = 1.0
+# A freeze that was confirmed is undone with more patience than one of which nothing is known but that it failed.
+THAW_TRIES_MAX = {Freeze.INTENDED: 5, Freeze.FROZEN: 60}
 TABLES: dict[Method, Table] = {Method.PUSH: PUSH, Method.SNAPSHOT: SNAPSHOT}
 
 # The phases in which a frozen guest is what we want, for a moment; in all others it is thawed first.
@@ -37,7 +53,9 @@ def _ended(outcome: Outcome, reason: Reason, message: str) -> dict[str, object]:
 
 
 def _thawed(view: View) -> dict[str, object]:
-    frozen_milliseconds = (view.facts.last.value if view.facts.last else None) or 0
+    frozen_milliseconds = view.facts.last.value if view.facts.last else None
+    if frozen_milliseconds is None:  # who froze it is gone, and with it the watchdog: it may have lasted until now
+        frozen_milliseconds = max(0, round((view.now - (view.run.frozen_at or view.now)) * 1000))
     changes: dict[str, object] = {"freeze": Freeze.OVER, "frozen_milliseconds": frozen_milliseconds}
     in_time = frozen_milliseconds < FREEZE_LIMIT_SECONDS * 1000
     if view.run.quiesced is None or not view.run.quiesced.done or in_time:
@@ -49,9 +67,23 @@ def _thawed(view: View) -> dict[str, object]:
     return changes
 
 
+def _thaw_refused(view: View) -> bool:
+    return _to_thaw(view) and failed(ThawGuest)(view)
+
+
+def _no_more_thaws(view: View) -> bool:
+    return _thaw_refused(view) and view.run.thaw_tries >= THAW_TRIES_MAX[view.run.freeze]
+
+
 def _thaw_given_up(view: View) -> dict[str, object]:
     message = f"the guest could not be thawed: {view.error}. Run 'virsh domfsthaw {view.run.domain}'."
-    return {"freeze": Freeze.OVER, "quiesced": Quiesced(done=False, reason=Reason.FREEZE_FAILED, message=message)}
+    changes: dict[str, object] = {
+        "freeze": Freeze.OVER,
+        "quiesced": Quiesced(done=False, reason=Reason.FREEZE_FAILED, message=message),
+    }
+    if view.run.freeze is Freeze.FROZEN:
+        changes |= _ended(Outcome.STRANDED, Reason.FREEZE_FAILED, f"VM {view.run.domain}: {message}")
+    return changes
 
 
 PRELUDE = (
@@ -79,11 +111,8 @@ PRELUDE = (
     ),
     Rule("thawed", lambda view: _to_thaw(view) and done(ThawGuest)(view), Write(_thawed)),
     Rule("nothing to thaw", lambda view: _to_thaw(view) and vm_gone(view), Write(lambda _: {"freeze": Freeze.OVER})),
-    Rule(
-        "cannot thaw",
-        lambda view: _to_thaw(view) and failed(ThawGuest)(view) and view.run.thaw_tries >= THAW_TRIES_MAX,
-        Write(_thaw_given_up),
-    ),
+    Rule("cannot thaw", _no_more_thaws, Write(_thaw_given_up)),
+    Rule("thaw refused", _thaw_refused, Wait(THAW_REST_SECONDS, lambda view: view.error)),
     Rule(
         "maybe frozen",
         _to_thaw,
@@ -100,9 +129,9 @@ def _last_words(view: View) -> str:
 def decide(run: Run, facts: Facts, now: float) -> Move:
     """Return the next move: at most one act, and the record to write before it. No I/O, no clock.
 
-    Nothing is decided while the hypervisor is away: every rule needs to see the VM.
+    While the hypervisor is away nothing is decided but what touches only files of ours.
     """
-    if facts.domain is None:
+    if facts.domain is None and needs_hypervisor(run):
         return Move(run, wait_seconds=HYPERVISOR_AWAY_SECONDS)
     view = View(run, facts, now)
     for rule in (*PRELUDE, *TABLES[run.method][run.phase]):

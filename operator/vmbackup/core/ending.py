@@ -19,6 +19,7 @@ from vmbackup.core.rules import (
     done,
     failed,
     giving_up,
+    in_vain,
     last_error,
     resting,
     works_running,
@@ -81,7 +82,8 @@ def _verified(view: View) -> dict[str, object]:
 
 
 def _broken(view: View) -> str:
-    target, work = next((target, work) for target, work in view.store.works.items() if work.state == "failed")
+    broken = ((target, work) for target, work in view.store.works.items() if work.kind == "verify")
+    target, work = next((target, work) for target, work in broken if work.state == "failed")
     return f"VM {view.run.domain}, disk {target}: {work.error}"
 
 
@@ -102,6 +104,18 @@ def nothing_to_publish(view: View) -> bool:
     return not view.store.partial
 
 
+def maybe_published(view: View) -> bool:
+    """Return whether the set may have its final name, in a location that cannot be looked at, and there is time."""
+    hidden = bool(view.store.problem) and not view.store.partial
+    wishes = view.facts.wishes
+    in_time = not (wishes.cancel or wishes.deleted) and view.now <= view.run.deadline_at
+    return hidden and view.run.named and in_time
+
+
+def _named(_: View) -> dict[str, object]:
+    return {"named": True}
+
+
 def _publish(view: View) -> Publish:
     return Publish(view.run.point_in_time or view.run.attempt_started_at)
 
@@ -112,7 +126,14 @@ def _succeeded(view: View) -> dict[str, object]:
 
 
 def _files_gone(view: View) -> str:
-    return view.store.problem or f"VM {view.run.domain}: the files of the set are gone"
+    if not view.store.problem:
+        return f"VM {view.run.domain}: the files of the set are gone"
+    unknown = f"VM {view.run.domain}: whether {view.run.set_path} was published cannot be seen: "
+    return f"{unknown if view.run.named else ''}{view.store.problem}"
+
+
+def _published_in_vain(view: View) -> str:
+    return f"VM {view.run.domain}: {view.run.location_path}/{view.run.partial_path} was renamed, but is still there"
 
 
 # -- Discarding ---------------------------------------------------------------------------------------------------
@@ -123,7 +144,15 @@ def may_discard(view: View) -> bool:
 
 
 def discard_refused(view: View) -> bool:
-    return failed(Discard)(view) and may_discard(view)
+    return (failed(Discard)(view) or in_vain(Discard, _seen)(view)) and may_discard(view)
+
+
+def _seen(view: View) -> bool:
+    return view.store.partial
+
+
+def _not_discarded(view: View) -> str:
+    return view.error or f"{view.run.location_path}/{view.run.partial_path} is still there after its removal"
 
 
 def out_of_reach(view: View) -> bool:
@@ -177,6 +206,7 @@ def _finished(view: View) -> dict[str, object]:
 
 UNUSABLE = because(Reason.LOCATION_UNUSABLE, lambda view: view.store.problem, heals=True)
 BROKEN = because(Reason.VERIFICATION_FAILED, _broken, heals=True)
+IN_VAIN = because(Reason.PUBLISH_FAILED, _published_in_vain, heals=True)
 FILES_GONE = because(Reason.PUBLISH_FAILED, _files_gone, heals=True)
 
 ENDING: Table = {
@@ -195,15 +225,17 @@ ENDING: Table = {
     Phase.PUBLISHING: (
         Rule("the set is there", set_is_there, Go(Phase.DONE, _succeeded)),
         Rule("giving up", giving_up, Go(Phase.DISCARDING)),
+        Rule("perhaps there, out of reach", maybe_published, Wait(1.0, _problem)),
         Rule("refused", failed(Publish), Fail(last_error(Reason.PUBLISH_FAILED), Phase.DISCARDING)),
+        Rule("published in vain", in_vain(Publish, _seen), Fail(IN_VAIN, Phase.DISCARDING)),
         Rule("nothing to publish", nothing_to_publish, Fail(FILES_GONE, Phase.DISCARDING)),
-        Rule("to be published", always, Act(_publish)),
+        Rule("to be published", always, Act(_publish, _named)),
     ),
     # Only our own `.partial` directory is removed; published sets are never touched.
     Phase.DISCARDING: (
         Rule("resting", resting, Wait(1.0)),
         Rule("work under way", works_running, Act(lambda _: StopWorks())),
-        Rule("discard refused", discard_refused, Retry()),
+        Rule("discard refused", discard_refused, Retry(_not_discarded)),
         Rule("location out of reach", out_of_reach, Retry(_problem)),
         Rule("something left", something_left, Act(lambda _: Discard())),
         Rule("a new attempt may heal it", may_try_again, Go(Phase.ASSIGNED, _next_attempt)),

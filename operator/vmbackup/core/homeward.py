@@ -3,8 +3,8 @@
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Failure, RunDisk
 from vmbackup.api.vmbackup import Outcome
-from vmbackup.core.position import AT_BASE, Position, every, first, positions
-from vmbackup.core.rules import Test, View, failed, resting
+from vmbackup.core.position import AT_BASE, Position, defined_on_overlay, every, first, positions
+from vmbackup.core.rules import Test, View, giving_up, rest_seconds, resting
 from vmbackup.core.steps import Pivot, RemoveOverlay, StartCommit
 
 REMOVE_TRIES_MAX = 5
@@ -36,13 +36,16 @@ def commit(view: View) -> StartCommit:
 def commit_intended(view: View) -> dict[str, object]:
     disk = to_commit(view)
     assert disk is not None, "the rule's test has found it"
-    rest = min(2.0**disk.commits, 30.0)
+    rest = rest_seconds(disk.commits)
     run = view.run.with_disk(disk.target, commits=disk.commits + 1)
     return {"disks": run.disks, "not_before": view.now + rest}
 
 
 def pivot_intended(view: View) -> dict[str, object]:
-    run = view.run.with_disk(_disk(view, Position.READY).target, pivot_instance=view.domain.instance)
+    disk = _disk(view, Position.READY)
+    seen = view.domain.disk(disk.target)
+    followed = seen is not None and defined_on_overlay(seen, disk)
+    run = view.run.with_disk(disk.target, pivot_instance=view.domain.instance, followed=followed)
     return {"disks": run.disks}
 
 
@@ -52,23 +55,31 @@ def lost(view: View) -> bool:
 
 def stranded(view: View) -> dict[str, object]:
     disk = _disk(view, Position.LOST)
+    message = f"VM {view.run.domain}, disk {disk.target}: {_loss(view, disk)}"
+    return {"outcome": Outcome.STRANDED, "failure": Failure(reason=Reason.OVERLAY_ORPHANED, message=message)}
+
+
+def _loss(view: View, disk: RunDisk) -> str:
     seen = view.domain.disk(disk.target)
-    message = (
-        f"VM {view.run.domain}, disk {disk.target}: the guest runs on {seen.source if seen else 'no disk'} while the "
-        f"overlay {disk.overlay} may hold writes that {disk.source} misses. Nothing was merged or removed. Look at "
-        "both images, decide which one is right, then remove the overlay by hand."
+    if seen is not None and seen.source == disk.source and defined_on_overlay(seen, disk):
+        return (
+            f"the guest runs on {disk.source}, but the VM's definition names our overlay {disk.overlay}, so its next "
+            f"start would be on old data. Nothing was removed. Put {disk.source} into the definition (virsh edit), "
+            "then remove the overlay by hand."
+        )
+    return (
+        f"the guest runs on {seen.source if seen else 'no such disk'} while the overlay {disk.overlay} may hold "
+        f"writes that {disk.source} misses. Nothing was merged or removed. Look at both images, decide which one is "
+        "right, then remove the overlay by hand."
     )
-    return {
-        "outcome": Outcome.STRANDED,
-        "failure": Failure(reason=Reason.OVERLAY_ORPHANED, message=message),
-    }
 
 
 def to_remove(view: View) -> RunDisk | None:
-    """Return the next disk that is on its base while our overlay file is still there."""
+    """Return the next disk that is on its base while our overlay file is still there; after a refusal another one."""
     there = view.store.overlay_bytes
     where = positions(view)
-    return next((disk for disk in view.run.disks if disk.target in there and where[disk.target] in AT_BASE), None)
+    useless = [disk for disk in view.run.disks if disk.target in there and where[disk.target] in AT_BASE]
+    return useless[view.run.tries % len(useless)] if useless else None
 
 
 def remove(view: View) -> RemoveOverlay:
@@ -79,6 +90,15 @@ def remove(view: View) -> RemoveOverlay:
 
 def home(view: View) -> dict[str, object]:
     return {"overlay_milliseconds": round((view.now - (view.run.overlay_at or view.now)) * 1000)}
+
+
+def away_again(_: View) -> dict[str, object]:
+    return {"overlay_milliseconds": None}
+
+
+def never_away(view: View) -> dict[str, object]:
+    """Forget when the snapshot was intended if the VM never was on an overlay: who comes home from one says so."""
+    return {} if view.run.overlay_milliseconds is not None else {"overlay_at": None}
 
 
 def on_bases(view: View) -> bool:
@@ -106,7 +126,50 @@ def may_remove(view: View) -> bool:
 
 
 def remove_refused(view: View) -> bool:
-    return failed(RemoveOverlay)(view) and view.run.tries < REMOVE_TRIES_MAX
+    """Return whether the overlay is still there after a try to remove it, refused or not."""
+    last = view.facts.last
+    tried = last.step if last is not None else None
+    there = isinstance(tried, RemoveOverlay) and tried.target in view.store.overlay_bytes
+    return there and view.run.tries < REMOVE_TRIES_MAX
+
+
+def not_removed(view: View) -> str:
+    return view.error or f"VM {view.run.domain}: an overlay is still there after its removal"
+
+
+def overlay_stays(view: View) -> bool:
+    return to_remove(view) is not None and not view.run.left
+
+
+def left_behind(view: View) -> dict[str, object]:
+    there, where = view.store.overlay_bytes, positions(view)
+    paths = [disk.overlay for disk in view.run.disks if disk.target in there and where[disk.target] in AT_BASE]
+    return {"left": f"Merged and of no use, but not removed: {', '.join(paths)} ({view.run.trouble})."}
+
+
+def pivoted_in_vain(view: View) -> bool:
+    """Return whether libvirt took the pivot, but the disk is not seen on its base yet."""
+    last = view.facts.last
+    tried = last.step if last is not None and last.error is None else None
+    return isinstance(tried, Pivot) and positions(view)[tried.target] is Position.READY
+
+
+def taken_home_by_others(view: View) -> bool:
+    """Return whether a disk came home without us: whoever did it may have written to the base while it was copied."""
+    return not giving_up(view) and first(view, Position.NEVER_LEFT) is not None
+
+
+def off_words(view: View) -> str:
+    disk = _disk(view, Position.OFF)
+    there = "" if disk.target in view.store.overlay_bytes else ", which is gone: put it back, or"
+    return (
+        f"VM {view.run.domain} is off and its definition names our overlay {disk.overlay}{there}; start it, and it is "
+        "taken home"
+    )
+
+
+def merging_words(view: View) -> str:
+    return "" if first(view, Position.MERGING) is not None else view.run.trouble
 
 
 def pivot(view: View) -> Pivot:

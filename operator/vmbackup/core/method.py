@@ -1,5 +1,6 @@
 """Which of the two methods takes the backup, and why."""
 
+import re
 from collections.abc import Iterable
 
 from vmbackup.api.conditions import Reason
@@ -11,6 +12,9 @@ FULL_PUSH = 7_002_000  # libvirt NEWS, v7.2.0: full backups no longer need incre
 PUSH_HYPERVISOR = 4_002_000  # QEMU 4.2
 LIMIT_KNOWN_GOOD = 9_000_999  # tried: 9.0.0 lets blockJobSetSpeed through during a backup, 11.3.0 blocks it
 APPARMOR_COMMIT_FIXED = 12_001_000  # libvirt NEWS, v12.1.0: the deny rule on read-only backing files is gone
+
+# The target becomes part of file names, by which our overlays are known again. libvirt itself checks it loosely.
+PLAIN_TARGET = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def version(number: int) -> str:
@@ -86,6 +90,8 @@ def disk_obstacle(disk: DiskFacts) -> str:  # noqa: PLR0911 - a table of reasons
         return "the disk is transient: libvirt drops its content when the VM stops"
     if disk.encrypted:
         return "the image is encrypted by libvirt, and a copy through QEMU would be in the clear"
+    if not PLAIN_TARGET.fullmatch(disk.target):
+        return "its target name cannot be part of a file name; letters, digits, '_' and '-' can"
     if disk.device != "disk" or disk.kind not in ("file", "block"):
         return f"a {disk.kind or disk.device} disk cannot be backed up; files and block devices can"
     if disk.format not in ("qcow2", "raw"):

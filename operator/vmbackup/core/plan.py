@@ -82,7 +82,7 @@ def plan_again(run: Run, domain: DomainFacts, host: HostFacts, now: float) -> Ru
         min_free=run.min_free,
         stall_seconds=run.stall_seconds,
     )
-    return plan(request, domain, host, now)
+    return plan(request, domain, host, now).model_copy(update={"left": run.left})
 
 
 def set_path(request: Request, now: float) -> str:

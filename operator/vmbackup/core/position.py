@@ -6,8 +6,8 @@
     READY        base and overlay are equal: the pivot may be done
     OFF          the VM is off and its definition names our overlay
     HOME         the guest writes to the base again; the overlay is merged and of no use
-    LOST         the guest runs on something else, or on a base that misses what our overlay holds:
-                 nothing may be merged or removed, a human must decide
+    LOST         the guest runs on something else, or on a base that misses what our overlay holds, or its next
+                 start would be on our overlay: nothing may be merged or removed, a human must decide
 
 A base that was written without the overlay must never receive the overlay: that would destroy both.
 """
@@ -15,7 +15,7 @@ A base that was written without the overlay must never receive the overlay: that
 from enum import Enum, auto
 
 from vmbackup.api.journal import RunDisk
-from vmbackup.api.vmbackup import Phase
+from vmbackup.api.vmbackup import Outcome, Phase
 from vmbackup.core.facts import DiskFacts, DomainFacts
 from vmbackup.core.rules import View
 
@@ -37,18 +37,19 @@ AT_BASE = frozenset({Position.NEVER_LEFT, Position.HOME})
 
 def position(view: View, disk: RunDisk) -> Position:
     """Return where the disk is. Only libvirt's pivot, or somebody's redefine, rewrites the persistent definition."""
-    domain = view.domain
-    seen = domain.disk(disk.target)
-    overlay_bytes = view.store.overlay_bytes.get(disk.target)
-    if not view.run.began or (overlay_bytes is None and seen is not None and seen.source == disk.source):
-        return Position.NEVER_LEFT if not disk.pivot_instance else Position.HOME
-    if seen is None:
-        return Position.LOST
+    if not view.run.began:
+        return Position.NEVER_LEFT
+    seen = view.domain.disk(disk.target)
+    if seen is None or seen.source == disk.source:
+        return _off_overlay(view, seen, disk)
     if seen.source == disk.overlay:
-        return _on_overlay(domain, seen, disk)
-    if seen.source == disk.source:
-        return _on_base(view, seen, disk, overlay_bytes or 0)
+        return _on_overlay(view.domain, seen, disk)
     return Position.LOST
+
+
+def defined_on_overlay(seen: DiskFacts, disk: RunDisk) -> bool:
+    """Return whether the next start of a guest that is off the overlay would bring it back, with old data."""
+    return bool(disk.overlay) and seen.inactive_source == disk.overlay
 
 
 def _on_overlay(domain: DomainFacts, seen: DiskFacts, disk: RunDisk) -> Position:
@@ -60,17 +61,28 @@ def _on_overlay(domain: DomainFacts, seen: DiskFacts, disk: RunDisk) -> Position
     return Position.ON_OVERLAY if above_base else Position.LOST
 
 
-def _on_base(view: View, seen: DiskFacts, disk: RunDisk, overlay_bytes: int) -> Position:
+def _off_overlay(view: View, seen: DiskFacts | None, disk: RunDisk) -> Position:
+    at_base = Position.HOME if disk.pivot_instance else Position.NEVER_LEFT
+    if seen is not None and defined_on_overlay(seen, disk):
+        return Position.LOST
+    if view.run.phase is Phase.CLEANING and view.run.outcome is not Outcome.STRANDED:
+        return at_base  # every disk was seen on its base before: whatever became of the VM since, it needs no overlay
+    if seen is None:
+        return Position.LOST
+    overlay_bytes = view.store.overlay_bytes.get(disk.target)
+    if overlay_bytes is None:
+        return at_base
+    return at_base if _is_complete(view, seen, disk, overlay_bytes) else Position.LOST
+
+
+def _is_complete(view: View, seen: DiskFacts, disk: RunDisk, overlay_bytes: int) -> bool:
+    """Return whether the base that the guest runs on holds all that our overlay does."""
     domain, run = view.domain, view.run
     if domain.alive and domain.instance and domain.instance in (run.instance, disk.pivot_instance):
-        # The same QEMU process: it was never on the overlay, or it has pivoted. Either way the base is complete.
-        return Position.HOME if disk.pivot_instance else Position.NEVER_LEFT
-    if disk.pivot_instance and domain.persistent and seen.inactive_source in (None, disk.source):
-        # Another process, but the definition names the base again: the pivot was completed before the crash.
-        return Position.HOME
-    if run.phase is Phase.SNAPSHOTTING and overlay_bytes <= EMPTY_OVERLAY_BYTES:
-        return Position.NEVER_LEFT
-    return Position.LOST
+        return True  # the same QEMU process: it was never on the overlay, or it has pivoted
+    if disk.pivot_instance and disk.followed and domain.persistent and seen.inactive_source == disk.source:
+        return True  # another process, but the definition left the overlay: the pivot was completed before the crash
+    return run.phase is Phase.SNAPSHOTTING and overlay_bytes <= EMPTY_OVERLAY_BYTES
 
 
 def positions(view: View) -> dict[str, Position]:

@@ -43,10 +43,11 @@ def targets(view: View) -> tuple[tuple[str, str], ...]:
 def job_runs(view: View) -> bool:
     """Return whether our job runs: libvirt's jobs have no owner, but their targets lie in our directory."""
     job = view.domain.job
-    return job is not None and bool(job.targets) and dict(job.targets) == dict(targets(view))
+    return job is not None and bool(job.targets) and set(job.targets.items()) <= set(targets(view))
 
 
 def foreign_job(view: View) -> bool:
+    """Return whether somebody else's job runs. There is one at a time, so ours is over, and what it said is lost."""
     return view.domain.job is not None and not job_runs(view)
 
 
@@ -72,10 +73,6 @@ def abort_refused(view: View) -> bool:
 
 def abort_rests(view: View) -> bool:
     return stop_job(view) and resting(view)
-
-
-def stopped(view: View) -> bool:
-    return giving_up(view) and not foreign_job(view)
 
 
 def nearly_full(view: View) -> bool:
@@ -105,8 +102,10 @@ def limit_wanted(view: View) -> bool:
 
 
 def finished_well(view: View) -> bool:
+    """Return whether libvirt says so: also of a VM that has been shut down since, but of a new QEMU it is not ours."""
     completed = view.domain.completed
-    return completed is not None and completed.operation == "backup" and completed.success
+    success = completed is not None and completed.operation == "backup" and completed.success
+    return success and not (view.domain.alive and vm_gone(view))
 
 
 def finished_badly(view: View) -> bool:
@@ -171,6 +170,14 @@ def _job_error(view: View) -> str:
     return f"VM {view.run.domain}: libvirt's backup job failed: {error or 'no reason given, QEMU may have ended'}"
 
 
+def _hidden(view: View) -> str:
+    operation = view.domain.job.operation if view.domain.job else "new"
+    return (
+        f"VM {view.run.domain}: the job is gone, and a {operation} job that is not ours hides its result, so the copy "
+        "is not trusted"
+    )
+
+
 def _unknown(view: View) -> str:
     return (
         f"VM {view.run.domain}: the job is gone and libvirt kept no result, so the copy is not trusted "
@@ -185,6 +192,7 @@ NEARLY_FULL = because(Reason.NO_SPACE, _nearly_full)
 GHOST = because(Reason.OUTCOME_UNKNOWN, _ghost, heals=True)
 STALLED = because(Reason.STALLED, _stalled, heals=True)
 JOB_FAILED = because(Reason.BACKUP_JOB_FAILED, _job_error, heals=True)
+HIDDEN = because(Reason.OUTCOME_UNKNOWN, _hidden, heals=True)
 UNKNOWN = because(Reason.OUTCOME_UNKNOWN, _unknown, heals=True)
 
 PUSH: Table = {
@@ -206,7 +214,7 @@ PUSH: Table = {
         Rule("abort refused", abort_refused, Retry()),
         Rule("resting", abort_rests, Wait(0.5)),
         Rule("giving up, the job runs", stop_job, Act(lambda _: AbortJob())),
-        Rule("giving up", stopped, Go(Phase.DISCARDING)),
+        Rule("giving up", giving_up, Go(Phase.DISCARDING)),
         Rule("location nearly full", nearly_full, Fail(NEARLY_FULL, Phase.COPYING)),
         Rule("a job without work", ghost, Fail(GHOST, Phase.COPYING)),
         Rule("the job stands still", job_stalled, Fail(STALLED, Phase.COPYING)),
@@ -214,7 +222,7 @@ PUSH: Table = {
         Rule("limit in force", done(LimitSpeed), Write(_limited)),
         Rule("limit wanted", limit_wanted, Act(_limit)),
         Rule("copying", job_runs, Wait(0.5)),
-        Rule("somebody else's job hides the result", foreign_job, Wait(1.0)),
+        Rule("somebody else's job hides the result", foreign_job, Fail(HIDDEN, Phase.DISCARDING)),
         Rule("finished well", finished_well, Go(Phase.VERIFYING, _copied)),
         Rule("finished badly", finished_badly, Fail(JOB_FAILED, Phase.DISCARDING)),
         Rule("VM gone", vm_gone, Fail(GONE, Phase.DISCARDING)),

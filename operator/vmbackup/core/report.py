@@ -28,6 +28,7 @@ from vmbackup.core.kstatus import (
     state,
 )
 from vmbackup.core.progress import copying, progress
+from vmbackup.core.rules import needs_hypervisor
 from vmbackup.errors import NotYet
 
 LONGEST_TARGET = 16  # as in api.vmbackup.DiskReport
@@ -122,21 +123,24 @@ def _conditions(run: Run, facts: Facts, before: Conditions, stamp: Stamp) -> Con
     if run.phase is not Phase.DONE:
         reason, message = _now_doing(run, facts)
         return in_progress(conditions, reason, message, stamp)
+    left = f" {run.left}" if run.left else ""
     if run.outcome is Outcome.SUCCEEDED:
-        return done_well(conditions, f"VM {run.vm} is backed up: {run.set_path}.", stamp)
+        return done_well(conditions, f"VM {run.vm} is backed up: {run.set_path}.{left}", stamp)
     if run.failure is not None:
-        return ended_badly(conditions, run.failure.reason, run.failure.message, stamp)
-    return ended_badly(conditions, Reason.OUTCOME_UNKNOWN, f"VM {run.vm}: the backup ended as {run.outcome}.", stamp)
+        return ended_badly(conditions, run.failure.reason, run.failure.message + left, stamp)
+    message = f"VM {run.vm}: the backup ended as {run.outcome}.{left}"
+    return ended_badly(conditions, Reason.OUTCOME_UNKNOWN, message, stamp)
 
 
 def _now_doing(run: Run, facts: Facts) -> tuple[str, str]:
     """Return reason and message of work in progress, the most urgent first."""
     doing = f"VM {run.vm}: {DOING.get(run.phase, run.phase)}"
-    if facts.hypervisor_problem:
+    if facts.hypervisor_problem and (needs_hypervisor(run) or run.phase is Phase.ASSIGNED):
         return Reason.HYPERVISOR_AWAY, f"{doing}; waiting for the hypervisor: {facts.hypervisor_problem}"
     if run.outcome not in (None, Outcome.SUCCEEDED):
         why = run.failure.message if run.failure else run.outcome
-        return Reason.GOING_HOME, f"{doing}; the backup will end as {run.outcome}: {why}"
+        trouble = f"; {run.trouble}" if run.trouble else ""
+        return Reason.GOING_HOME, f"{doing}{trouble}; the backup will end as {run.outcome}: {why}"
     error = facts.last.error if facts.last else None
     if isinstance(error, NotYet):
         return error.reason, f"{doing}; {error.message}"

@@ -128,7 +128,7 @@ def _run(domain: DomainFacts, uid: str, attempt: int, now: float) -> Run:
         domain_uuid=domain.uuid,
         vm=domain.name,
         instance=domain.instance,
-        spec=VMBackupSpec(source=Source.model_construct(name=domain.name), location=LOST),
+        spec=VMBackupSpec(source=Source(name=LOST), location=LOST),
         location_path="",
         overlay_directory="",
         set_path=f"{LOST}/{LOST}/{LOST}",

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vmbackup.api.conditions import Reason
-from vmbackup.api.journal import Failure, Freeze, Run
+from vmbackup.api.journal import Failure, Run
 from vmbackup.api.vmbackup import Outcome, Phase
 from vmbackup.core.facts import DomainFacts, Facts, StoreFacts
 from vmbackup.core.steps import Step
 from vmbackup.errors import Failed, NotYet
 
 RETRY_SECONDS_MAX = 30.0
+REST_SECONDS_MAX = 600.0  # nothing ever rests so long: what says so was written before the clock was set back
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,13 @@ class Write:
 
 @dataclass(frozen=True)
 class Wait:
-    """Look again later, or when an event arrives."""
+    """Look again later, or when an event arrives. `words`: what is waited for, when a user would ask."""
 
     seconds: float
+    words: Callable[[View], str] = lambda view: view.run.trouble
 
     def move(self, view: View) -> Move:
-        return Move(view.run, wait_seconds=self.seconds)
+        return Move(_noted(view, {"trouble": self.words(view)}), wait_seconds=self.seconds)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Retry:
     why: Callable[[View], str] = lambda view: view.error
 
     def move(self, view: View) -> Move:
-        rest = min(2.0**view.run.tries, RETRY_SECONDS_MAX)
+        rest = rest_seconds(view.run.tries)
         changes = {"tries": view.run.tries + 1, "not_before": view.now + rest, "trouble": self.why(view)}
         return Move(_noted(view, changes), wait_seconds=rest)
 
@@ -178,8 +180,14 @@ def giving_up(view: View) -> bool:
     return view.run.outcome is not None
 
 
+def rest_seconds(tries: int) -> float:
+    """Return the rest after so many tries: 1, 2, 4 … 30 seconds. A VM may wait for days to come home."""
+    return min(2.0 ** min(tries, 10), RETRY_SECONDS_MAX)
+
+
 def resting(view: View) -> bool:
-    return view.now < view.run.not_before
+    """Return whether the next try must wait."""
+    return 0.0 < view.run.not_before - view.now <= REST_SECONDS_MAX
 
 
 def failed(kind: type[Step]) -> Test:
@@ -200,6 +208,11 @@ def works_running(view: View) -> bool:
     return any(work.state == "running" for work in view.store.works.values())
 
 
+def in_vain(kind: type[Step], still: Test) -> Test:
+    """Return a test for: the act of the turn before returned, but what it was to change is still as it was."""
+    return lambda view: done(kind)(view) and still(view)
+
+
 def vm_gone(view: View) -> bool:
     """Return whether the QEMU process that the run began with is no more."""
     return not view.domain.alive or view.domain.instance != view.run.instance
@@ -210,7 +223,16 @@ def stalled(view: View) -> bool:
 
 
 def maybe_frozen(view: View) -> bool:
-    return view.run.freeze in (Freeze.INTENDED, Freeze.FROZEN)
+    return view.run.maybe_frozen
+
+
+# What is done there touches files of ours only: libvirt may be away meanwhile.
+OUR_FILES_ONLY = frozenset({Phase.VERIFYING, Phase.PUBLISHING, Phase.DISCARDING, Phase.ASSIGNED, Phase.DONE})
+
+
+def needs_hypervisor(run: Run) -> bool:
+    """Return whether the next move of a run cannot be decided without a look at the VM."""
+    return run.phase not in OUR_FILES_ONLY or run.maybe_frozen
 
 
 def tight(view: View) -> bool:

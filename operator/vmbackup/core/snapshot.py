@@ -80,6 +80,7 @@ SNAPSHOT: Table = {
         Rule("interrupted", begun, Fail(INTERRUPTED, Phase.CLEANING)),
         Rule("giving up", giving_up, Go(Phase.CLEANING)),
         Rule("VM gone", vm_gone, Fail(STOPPED, Phase.CLEANING)),
+        Rule("the agent ends", copying.agent_stops, Fail(copying.STOPPING, Phase.CLEANING)),
         Rule("to be taken", always, Act(_take, _take_intended)),
     ),
     # The bases stand still and are copied. A crash of anything leaves the guest on the overlays, where it may stay.
@@ -103,12 +104,13 @@ SNAPSHOT: Table = {
     Phase.COMMITTING: (
         Rule("a copy runs", works_running, Act(lambda _: StopWorks())),
         Rule("a disk is lost", homeward.lost, Write(homeward.stranded)),
+        Rule("taken home by somebody else", homeward.taken_home_by_others, Fail(copying.LEFT, Phase.COMMITTING)),
         Rule("on their bases", homeward.on_bases, Go(Phase.CLEANING, homeward.home)),
         Rule("all ready", homeward.all_ready, Go(Phase.PIVOTING)),
         Rule("commit refused", failed(StartCommit), Retry()),
-        Rule("VM is off", homeward.some(Position.OFF), Wait(5.0)),
+        Rule("VM is off", homeward.some(Position.OFF), Wait(5.0, homeward.off_words)),
         Rule("an overlay to merge", homeward.overlay_waits, Act(homeward.commit, homeward.commit_intended)),
-        Rule("merging", always, Wait(0.2)),
+        Rule("merging", always, Wait(0.2, homeward.merging_words)),
     ),
     # QEMU is told to write to the base. After a crash the source in the XML tells whether it does.
     Phase.PIVOTING: (
@@ -116,17 +118,19 @@ SNAPSHOT: Table = {
         Rule("on their bases", homeward.on_bases, Go(Phase.CLEANING, homeward.home)),
         Rule("the commit has gone", homeward.not_all_ready, Go(Phase.COMMITTING)),
         Rule("pivot refused", failed(Pivot), Retry()),
+        Rule("pivoted, not seen yet", homeward.pivoted_in_vain, Wait(0.5)),
         Rule("resting", resting, Wait(0.5)),
         Rule("ready", always, Act(homeward.pivot, homeward.pivot_intended)),
     ),
     # An overlay is removed only when its disk is on the base, live and in the definition.
     Phase.CLEANING: (
         Rule("a disk is lost", homeward.lost, Write(homeward.stranded)),
-        Rule("not home", homeward.not_home, Go(Phase.COMMITTING)),
-        Rule("remove refused", homeward.remove_refused, Retry()),
+        Rule("not home", homeward.not_home, Go(Phase.COMMITTING, homeward.away_again)),
+        Rule("remove refused", homeward.remove_refused, Retry(homeward.not_removed)),
         Rule("resting", resting, Wait(0.5)),
         Rule("an overlay to remove", homeward.may_remove, Act(homeward.remove)),
-        Rule("giving up", giving_up, Go(Phase.DISCARDING)),
+        Rule("an overlay stays", homeward.overlay_stays, Write(homeward.left_behind)),
+        Rule("giving up", giving_up, Go(Phase.DISCARDING, homeward.never_away)),
         Rule("home", always, Go(Phase.VERIFYING)),
     ),
     **ENDING,

@@ -1,7 +1,7 @@
 """Freezing a guest's file systems, never for longer than a few seconds.
 
 A frozen guest is as good as dead to its users, so whoever freezes it also starts a watchdog that thaws it at the limit,
-on a connection of its own and whatever the caller does meanwhile.
+on a connection of its own and whatever the caller does meanwhile; and a guard, in case we are killed.
 """
 
 import math
@@ -16,10 +16,12 @@ from vmbackup.api.journal import Freeze, Run
 from vmbackup.errors import Failed, VMBackupError
 from vmbackup.hypervisor.connection import fresh_connection
 from vmbackup.hypervisor.failures import attempt, is_code, is_not_running
+from vmbackup.hypervisor.guard import Guard
 from vmbackup.hypervisor.observe import read_live
 
 THAW_AGAIN_SECONDS = 1.0
 THAW_ANSWER_SECONDS = 10
+GUARD_LATER_SECONDS = 1.0  # the watchdog in this process comes first
 NOBODY_THERE = (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED)
 
 
@@ -56,8 +58,9 @@ class Freezer:
             self._last[run.domain_uuid] = frozen
         if before is not None:
             before.end()  # its watchdog must not thaw the new freeze
+        guard = Guard(self._uri, run.domain_uuid, limit_seconds + GUARD_LATER_SECONDS)
         watchdog = threading.Thread(
-            target=self._watch, args=(run, frozen, limit_seconds), name=f"thaw {run.domain}", daemon=True
+            target=self._watch, args=(run, frozen, limit_seconds, guard), name=f"thaw {run.domain}", daemon=True
         )
         watchdog.start()
         call = _FreezeCall(self._uri, run, limit_seconds)
@@ -90,7 +93,7 @@ class Freezer:
         frozen.end()
         return frozen.milliseconds
 
-    def _watch(self, run: Run, frozen: _Frozen, limit_seconds: float) -> None:
+    def _watch(self, run: Run, frozen: _Frozen, limit_seconds: float, guard: Guard) -> None:
         remaining = limit_seconds - (time.monotonic() - frozen.asked_at)
         while not frozen.thawed.wait(max(0.0, remaining)):
             try:
@@ -98,6 +101,7 @@ class Freezer:
                 frozen.end()
             except VMBackupError:
                 remaining = THAW_AGAIN_SECONDS
+        guard.dismiss()
 
     def _thaw_after_error(self, run: Run, frozen: _Frozen) -> None:
         try:

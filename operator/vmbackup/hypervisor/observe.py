@@ -72,7 +72,7 @@ def _look(domain: libvirt.virDomain, instances: Instances) -> DomainFacts:
         state=_state(alive, state),
         paused_by_io_error=alive and (state, why) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR),
         persistent=persistent,
-        instance=_instance(domain, instances) if alive else "",
+        instance=_instance(domain, instances) if alive else _no_instance(domain, instances),
         guest_agent=alive and seen.guest_agent,
         disks=disks,
         job=job,
@@ -119,6 +119,25 @@ def _instance(domain: libvirt.virDomain, instances: Instances) -> str:
     return found
 
 
+def _no_instance(domain: libvirt.virDomain, instances: Instances) -> str:
+    """Raises: NotYet: the VM is not off at all, libvirt has lost its QEMU and knows nothing of its disks.
+
+    libvirt 9.0 does so when it is killed in the middle of a pivot: it has just written `<mirror job=''>` into its
+    status file, and cannot read that at its next start. The guest may then run on the base, while the definition still
+    names our overlay.
+    """
+    found = instances.instance(domain.UUIDString(), domain.ID())
+    if found and not domain.isActive():
+        pid = found.split(".")[1]
+        raise NotYet(
+            Reason.HYPERVISOR_ERROR,
+            f"VM {domain.name()}: libvirt says that it is off, but its QEMU runs as process {pid}: libvirt has lost it "
+            "(see 'Failed to load config' in its log). Nothing is done to the VM meanwhile. Do not kill QEMU before "
+            "you know which files it has open; then put those into the definition, and start the VM.",
+        )
+    return ""
+
+
 def _inactive_sources(domain: libvirt.virDomain) -> dict[str, str]:
     inactive = read_domain(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
     return {disk.target: disk.source for disk in inactive.disks}
@@ -149,11 +168,14 @@ def _running_job(domain: libvirt.virDomain) -> BackupJob | None:
     if not operation:
         return None
     kind = "disk" if operation == "backup" else "data"
+    targets = running_backup(domain) if operation == "backup" else {}
+    if targets is None:
+        raise NotYet(Reason.FOREIGN_JOB, f"VM {domain.name()}: a backup job has just ended; we look again.")
     return BackupJob(
         operation,
         bytes_done=statistics.get(f"{kind}_processed", 0),
         bytes_total=statistics.get(f"{kind}_total", 0),
-        targets=(running_backup(domain) or {}) if operation == "backup" else {},
+        targets=targets,
     )
 
 

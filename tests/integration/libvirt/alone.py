@@ -5,8 +5,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from integration.libvirt.backup import RUN_SECONDS
 from integration.libvirt.machines import VM, wait_until
-from integration.libvirt.rig import NAMESPACE, RUN_SECONDS, Rig
+from integration.libvirt.rig import NAMESPACE, Rig
 from vmbackup.api.conditions import Condition, ConditionType, find
 from vmbackup.api.vmbackup import Outcome, VMBackup, VMBackupStatus
 from vmbackup.standalone import Settings, Standalone

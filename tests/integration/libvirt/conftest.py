@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from fault.mounts import own_mounts
 from integration.libvirt.engine import REST_SECONDS
 from integration.libvirt.rig import Rig
 from testbed.hypervisor import Libvirtd as Daemon
 from vmbackup.core import ending
 from vmbackup.units import MIB
 
-# File systems in every daemon's `images`, mounted before it starts: QEMU sees no mount that comes later.
+# File systems in every daemon's `images`, mounted before it starts.
 SMALL_MIB = 160
 REFLINK_MIB = 2048  # overlays need 512 MiB of room; the file is sparse
 
@@ -22,6 +23,7 @@ REFLINK_MIB = 2048  # overlays need 512 MiB of room; the file is sparse
 @pytest.fixture(scope="session")
 def daemons() -> Iterator[Callable[[str], Daemon]]:
     """Start the daemon of a release at its first use."""
+    own_mounts()  # whatever becomes of this process, its mounts end with it
     running: dict[str, Daemon] = {}
     # QEMU of the machine's own packages runs as another user, who may not enter pytest's directories.
     with tempfile.TemporaryDirectory(prefix="vmb-", dir="/var/tmp") as name, ExitStack() as ends:

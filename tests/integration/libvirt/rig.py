@@ -5,14 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from integration.libvirt.backup import RUN_SECONDS, Backup
 from integration.libvirt.engine import Engine, Hook, no_hook
 from integration.libvirt.machines import VM, wait_until
 from testbed.guests import Disk, Options, domain_xml, start_guest
@@ -20,16 +19,15 @@ from testbed.hypervisor import Libvirtd as Daemon
 from testbed.images import disk_image, overlay_image
 from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import Phase, VMBackupSpec
-from vmbackup.core.facts import Wishes
 from vmbackup.core.plan import Request
 from vmbackup.store.clock import SteadyClock
 from vmbackup.store.journal import NodeJournal
 from vmbackup.units import MIB
 
 NAMESPACE = "team-a"
-RUN_SECONDS = 120.0
 TESTS = Path(__file__).resolve().parents[2]
 _numbers = itertools.count(1)
+Edit = Callable[[str], str]
 
 
 class Rig:
@@ -75,7 +73,7 @@ class Rig:
             disk_image(golden, "qcow2", mib * MIB, mib * MIB)
         return overlay_image(self.disks / f"{name}.qcow2", golden)
 
-    def vm(self, *disks: Disk, options: Options | None = None, persistent: bool = True, edit: "Edit" = str) -> VM:
+    def vm(self, *disks: Disk, options: Options | None = None, persistent: bool = True, edit: Edit = str) -> VM:
         """Start a VM; without disks it gets one qcow2. `edit` changes its XML before."""
         name = f"{NAMESPACE}_vm{self.number}-{len(self.vms)}"
         disks = disks or (Disk(self.image(f"vda{len(self.vms)}")),)
@@ -110,7 +108,7 @@ class Rig:
         hook: Hook = no_hook,
         may_use_monitor: bool = False,
         **spec: Any,
-    ) -> "Backup":
+    ) -> Backup:
         """Begin a backup in a thread. Raises: Refused, NotYet: nothing was touched."""
         engine = Engine(self.daemon.uri, self.state, may_use_monitor=may_use_monitor, hook=hook)
         backup = Backup(engine, request or self.request(vm, **spec))
@@ -121,7 +119,7 @@ class Rig:
         """Back up the VM and return the run at its end."""
         return self.backup(vm, request=request, **spec).end()
 
-    def held_push(self, vm: VM, **spec: Any) -> "Backup":
+    def held_push(self, vm: VM, **spec: Any) -> Backup:
         """Begin a push whose first attempt is held by QEMU in mid copy; `vm.slow_down(0)` lets it go."""
 
         def hold(moment: str, run: Run) -> None:
@@ -133,7 +131,7 @@ class Rig:
         assert vm.portrait().jobs, "the job ended before it could be held: make the disk larger"
         return backup
 
-    def held_copy(self, vm: VM, **spec: Any) -> "Backup":
+    def held_copy(self, vm: VM, **spec: Any) -> Backup:
         """Begin a snapshot backup whose copy takes minutes."""
         backup = self.backup(vm, **{"method": "Snapshot", "max_bytes_per_second": "128Ki", **spec})
         wait_until(lambda: backup.phase is Phase.COPYING and backup.copying(), "the copy runs")
@@ -197,69 +195,3 @@ class Rig:
             vm.remove()
         for directory in (self.place, *self._elsewhere):
             shutil.rmtree(directory)
-
-
-Edit = Callable[[str], str]
-
-
-class Backup:
-    """One backup in a thread."""
-
-    def __init__(self, engine: Engine, request: Request) -> None:
-        self.engine = engine
-        self.first = engine.begin(request)
-        self._run: Run | None = None
-        self._error: BaseException | None = None
-        self.thread = threading.Thread(target=self._work, name=f"backup {request.uid}", daemon=True)
-        self.thread.start()
-
-    @property
-    def phase(self) -> Phase:
-        return self.seen.phase
-
-    @property
-    def seen(self) -> Run:
-        """Return the run as it was last reported."""
-        reports = self.engine.ledger.reports
-        return reports[-1][0] if reports else self.first
-
-    def phases(self) -> list[Phase]:
-        """Return the phases in the order in which they were entered."""
-        seen = [run.phase for run, _ in self.engine.ledger.reports]
-        return [phase for at, phase in enumerate(seen) if at == 0 or phase is not seen[at - 1]]
-
-    def copying(self) -> bool:
-        _, facts = self.engine.ledger.reports[-1]
-        return any(work.bytes_done for work in facts.store.works.values())
-
-    def wait_for(self, phase: Phase) -> None:
-        wait_until(lambda: self.phase is phase or not self.thread.is_alive(), f"phase {phase}")
-        if self._error is not None:
-            raise self._error
-        assert self.phase is phase, f"in {self.phase}: {self.seen.failure}"
-
-    def cancel(self) -> None:
-        self.engine.ledger.wish = replace(self.engine.ledger.wish, cancel=True)
-        self.engine.woken.set()
-
-    def end(self, seconds: float = RUN_SECONDS) -> Run:
-        """Wait for the end and return the run."""
-        self.thread.join(seconds)
-        assert not self.thread.is_alive(), f"not over after {seconds:.0f} s: {self.seen}"
-        if self._error is not None:
-            raise self._error
-        assert self._run is not None
-        return self._run
-
-    def _work(self) -> None:
-        try:
-            self._run = self.engine.finish(self.first)
-        except BaseException as error:
-            self._error = error
-
-
-def targets(disks: Sequence[Any]) -> list[str]:
-    return [disk.target for disk in disks]
-
-
-__all__ = ["NAMESPACE", "Backup", "Rig", "Wishes", "targets"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from integration.libvirt.machines import same_content
+from integration.libvirt.releases import everywhere, methods, pushing, releases
 from integration.libvirt.rig import Rig
 from integration.libvirt.sets import assert_nothing_published, assert_published
 from testbed.guests import Disk, Options
@@ -16,16 +17,6 @@ from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import Outcome
 from vmbackup.errors import Refused
 from vmbackup.units import MIB
-
-methods = pytest.mark.parametrize("method", ["Push", "Snapshot"])
-METHODS_OF_RELEASES = [
-    ("9.0", "Push"),
-    ("9.0", "Snapshot"),
-    ("11.3", "Push"),
-    ("11.3", "Snapshot"),
-    ("7.0", "Snapshot"),
-]
-everywhere = pytest.mark.parametrize(("release", "method"), METHODS_OF_RELEASES)
 
 
 def digest(path: Path) -> str:
@@ -140,7 +131,7 @@ def test_drives_and_read_only_disks_are_left_out_with_the_reason(rig: Rig, metho
     assert vm.portrait() == before
 
 
-@pytest.mark.parametrize("release", ["9.0", "11.3"])
+@pushing
 def test_shareable_disk_is_pushed_and_auto_knows_that_only_push_can(rig: Rig) -> None:
     vm = rig.vm(Disk(rig.image("a", "raw"), format="raw"), Disk(rig.image("b", "raw"), "vdb", "raw", shareable=True))
     run = rig.run(vm, method="Auto")
@@ -150,15 +141,22 @@ def test_shareable_disk_is_pushed_and_auto_knows_that_only_push_can(rig: Rig) ->
 
 
 @pytest.mark.parametrize(("release", "method"), [("7.0", "Auto"), ("7.0", "Snapshot"), ("9.0", "Snapshot")])
-def test_no_snapshot_is_tried_of_a_shareable_disk(rig: Rig, method: str) -> None:
+def test_snapshot_of_a_shareable_disk_is_refused_before_anything_is_touched(rig: Rig, method: str) -> None:
     vm = rig.vm(Disk(rig.image("a", "raw"), format="raw"), Disk(rig.image("b", "raw"), "vdb", "raw", shareable=True))
     before = vm.portrait()
     with pytest.raises(Refused, match="disk vdb is shareable") as refusal:
         rig.run(vm, method=method)
     assert refusal.value.reason == "MethodUnsupported"
     assert vm.portrait() == before
-    run = rig.run(vm, method=method, disks={"exclude": ["vdb"]})
-    assert_published(rig, run)
+
+
+@releases
+def test_snapshot_beside_a_shareable_disk_that_is_left_out(rig: Rig) -> None:
+    vm = rig.vm(Disk(rig.image("a", "raw"), format="raw"), Disk(rig.image("b", "raw"), "vdb", "raw", shareable=True))
+    before = vm.portrait()
+    run = rig.run(vm, method="Snapshot", disks={"exclude": ["vdb"]})
+    published = assert_published(rig, run)
+    assert same_content(published / "vda.raw", vm.paths["vda"])
     assert vm.portrait() == before
 
 

@@ -4,22 +4,16 @@ import time
 
 import pytest
 
+from integration.libvirt.backup import Backup
 from integration.libvirt.machines import VM, ask_qemu, same_content, wait_until
-from integration.libvirt.rig import Backup, Rig
+from integration.libvirt.releases import everywhere, pushing, releases
+from integration.libvirt.rig import Rig
 from integration.libvirt.sets import assert_nothing_published, assert_published
 from testbed.guests import Disk
+from testbed.images import overlay_image
 from vmbackup.api.vmbackup import Outcome
 from vmbackup.errors import Refused
 from vmbackup.units import MIB
-
-RELEASES_AND_METHODS = [
-    ("9.0", "Push"),
-    ("9.0", "Snapshot"),
-    ("11.3", "Push"),
-    ("11.3", "Snapshot"),
-    ("7.0", "Snapshot"),
-]
-everywhere = pytest.mark.parametrize(("release", "method"), RELEASES_AND_METHODS)
 
 
 def begin_held(rig: Rig, method: str, **spec: object) -> Backup:
@@ -83,7 +77,7 @@ def test_cancel_after_the_copy_still_ends_as_cancelled_without_a_set(rig: Rig) -
 # -- overlays ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("release", ["9.0", "11.3", "7.0"])
+@releases
 def test_overlay_that_grows_over_its_limit_is_merged_and_the_backup_fails(rig: Rig) -> None:
     vm = rig.vm(Disk(rig.image("vda", data_mib=32)))
     backup = rig.held_copy(vm, overlay={"max_bytes": "4Mi"})
@@ -141,7 +135,7 @@ def test_push_of_two_disks_keeps_to_its_speed_limit(rig: Rig) -> None:
     assert_nothing_published(rig)
 
 
-@pytest.mark.parametrize("release", ["9.0", "11.3"])
+@pushing
 def test_push_keeps_to_its_speed_limit_where_the_monitor_may_be_used(rig: Rig) -> None:
     vm = rig.vm(Disk(rig.large_image(mib=2048)))
     backup = rig.backup(vm, may_use_monitor=True, method="Auto", max_bytes_per_second="8Mi")
@@ -178,8 +172,6 @@ def test_where_no_limit_goes_through_push_with_a_limit_is_refused(rig: Rig) -> N
 
 @pytest.mark.parametrize("chained", [False, True])
 def test_copy_of_an_overlaid_disk_keeps_to_its_speed_limit(rig: Rig, *, chained: bool) -> None:
-    from testbed.images import overlay_image
-
     image = rig.image("a", data_mib=48)
     vm = rig.vm(Disk(overlay_image(rig.disks / "top.qcow2", image) if chained else image))
     run = rig.run(vm, method="Snapshot", max_bytes_per_second="16Mi")

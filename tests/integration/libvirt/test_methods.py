@@ -3,20 +3,12 @@
 import pytest
 
 from integration.libvirt.machines import same_content
+from integration.libvirt.releases import everywhere
 from integration.libvirt.rig import Rig
 from integration.libvirt.sets import assert_published
 from testbed.guests import Disk
 from vmbackup.api.vmbackup import Method, Outcome
 from vmbackup.errors import Refused
-
-RELEASES_AND_METHODS = [
-    ("9.0", "Push"),
-    ("9.0", "Snapshot"),
-    ("11.3", "Push"),
-    ("11.3", "Snapshot"),
-    ("7.0", "Snapshot"),
-]
-everywhere = pytest.mark.parametrize(("release", "method"), RELEASES_AND_METHODS)
 
 
 @everywhere

@@ -4,13 +4,19 @@ The full matrix of faults is elsewhere; here is one death per phase and per act 
 """
 
 import signal
+from pathlib import Path
 
+import libvirt
 import pytest
 
+from integration.libvirt.alone import run_alone
 from integration.libvirt.machines import VM, same_content, wait_until
+from integration.libvirt.releases import methods, pushing, releases
 from integration.libvirt.rig import Rig
 from integration.libvirt.sets import assert_nothing_published, assert_published
 from testbed.guests import Disk
+from vmbackup.api.conditions import ConditionType
+from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import Outcome, Phase
 from vmbackup.units import MIB
 
@@ -81,7 +87,7 @@ def test_agent_is_killed_in_mid_push_and_its_successor_adopts_the_job(rig: Rig) 
     assert vm.portrait() == before
 
 
-@pytest.mark.parametrize("method", ["Push", "Snapshot"])
+@methods
 def test_agent_comes_back_only_after_the_deadline(rig: Rig, method: str) -> None:
     vm = rig.vm(Disk(rig.large_image() if method == "Push" else rig.image("vda", data_mib=16)))
     before = vm.portrait()
@@ -102,7 +108,7 @@ def test_agent_comes_back_only_after_the_deadline(rig: Rig, method: str) -> None
 # -- libvirtd ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("release", ["9.0", "11.3"])
+@pushing
 def test_libvirtd_is_killed_in_mid_push(rig: Rig) -> None:
     vm = rig.vm(Disk(rig.large_image()))
     before = vm.portrait()
@@ -117,7 +123,7 @@ def test_libvirtd_is_killed_in_mid_push(rig: Rig) -> None:
     assert vm.portrait() == before
 
 
-@pytest.mark.parametrize("release", ["9.0", "11.3", "7.0"])
+@releases
 def test_libvirtd_is_killed_while_the_vm_is_on_overlays(rig: Rig) -> None:
     vm = rig.vm(Disk(rig.image("vda", data_mib=16)))
     before = vm.portrait()
@@ -148,7 +154,7 @@ def test_libvirtd_is_killed_while_the_vm_is_on_overlays(rig: Rig) -> None:
 def test_libvirtd_is_restarted_around_an_act(rig: Rig, method: str, moment: str) -> None:
     vm = two_disks(rig)
     before = vm.portrait()
-    seen = []
+    seen: list[str] = []
 
     def hook(at: str, _run: object) -> None:
         if at == moment and not seen:
@@ -163,10 +169,21 @@ def test_libvirtd_is_restarted_around_an_act(rig: Rig, method: str, moment: str)
     assert vm.portrait() == before
 
 
+@methods
+def test_libvirtd_is_away_before_anything_has_begun(rig: Rig, method: str) -> None:
+    vm = rig.vm()
+    rig.daemon.kill_daemon()
+    ours = run_alone(rig, vm, method=method)
+    ours.wait_for(ConditionType.RECONCILING, "HypervisorAway")
+    rig.daemon.start_daemon()
+    assert ours.end() is Outcome.SUCCEEDED, ours.why()
+    assert len(rig.sets()) == 1
+
+
 # -- QEMU -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("release", ["9.0", "11.3"])
+@pushing
 def test_qemu_is_killed_in_mid_push_and_the_vm_started_again(rig: Rig) -> None:
     vm = rig.vm(Disk(rig.large_image()))
     backup = rig.held_push(vm)
@@ -180,7 +197,7 @@ def test_qemu_is_killed_in_mid_push_and_the_vm_started_again(rig: Rig) -> None:
     assert same_content(assert_published(rig, run) / "vda.qcow2", vm.paths["vda"])
 
 
-@pytest.mark.parametrize("release", ["9.0", "11.3", "7.0"])
+@releases
 def test_qemu_is_killed_on_the_overlay_and_the_vm_started_again(rig: Rig) -> None:
     vm = rig.vm(Disk(rig.image("vda", data_mib=16)))
     files = vm.portrait().files
@@ -213,3 +230,46 @@ def test_vm_is_off_and_cancelled_on_the_overlay_and_comes_home_when_it_starts(ri
     assert_nothing_published(rig)
     assert vm.portrait().live == {"vda": [str(vm.paths["vda"])]}
     assert vm.holds("vda", 32 * MIB, 0xC3)
+
+
+# -- what no machine may decide ---------------------------------------------------------------------------------------
+
+
+def test_vm_without_a_definition_dies_on_the_overlay_and_a_human_must_look(rig: Rig) -> None:
+    """Nobody but the overlay knows what the guest wrote last: it is neither merged nor removed."""
+    vm = rig.vm(Disk(rig.image("vda", data_mib=16)), persistent=False)
+    backup = rig.held_copy(vm)
+    vm.writes("vda", 32 * MIB, MIB, byte=0xC3)
+    overlay = Path(backup.first.disk("vda").overlay)
+    vm.kill_qemu()
+    backup.cancel()
+    run = backup.end()
+    assert_stranded(run, overlay, vm)
+    assert rig.sets() == []
+
+
+def test_vm_is_started_from_its_old_disk_and_a_human_must_look(rig: Rig) -> None:
+    """Somebody defines the VM anew while it is on the overlay: its next start writes to a base that misses it."""
+    vm = rig.vm(Disk(rig.image("vda", data_mib=16)))
+    with vm.domain() as domain:
+        definition = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    backup = rig.held_copy(vm)
+    vm.writes("vda", 32 * MIB, MIB, byte=0xC3)
+    overlay = Path(backup.first.disk("vda").overlay)
+    with vm.domain() as domain:
+        domain.connect().defineXML(definition)
+    vm.kill_qemu()
+    vm.start()
+    run = backup.end()
+    assert_stranded(run, overlay, vm)
+    assert vm.portrait().live == {"vda": [str(vm.paths["vda"])]}, "the VM goes on as it was started"
+    assert rig.sets() == []
+
+
+def assert_stranded(run: Run, overlay: Path, vm: VM) -> None:
+    assert run.failure is not None
+    assert (run.outcome, run.failure.reason) == (Outcome.STRANDED, "OverlayOrphaned")
+    assert str(overlay) in run.failure.message
+    assert "Nothing was merged or removed" in run.failure.message
+    assert overlay.stat().st_size > MIB, "what the guest wrote last is gone"
+    assert not vm.holds("vda", 32 * MIB, 0xC3), "the overlay was merged into a disk that may have been written"

@@ -13,6 +13,7 @@ import pytest
 
 from integration.libvirt.engine import Hook
 from integration.libvirt.machines import VM, same_content
+from integration.libvirt.releases import everywhere, methods
 from integration.libvirt.rig import Rig
 from integration.libvirt.sets import assert_nothing_published, assert_published
 from testbed.guests import Disk
@@ -20,16 +21,6 @@ from testbed.images import overlay_image, qemu_img
 from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import Outcome
 from vmbackup.units import MIB
-
-RELEASES_AND_METHODS = [
-    ("9.0", "Push"),
-    ("9.0", "Snapshot"),
-    ("11.3", "Push"),
-    ("11.3", "Snapshot"),
-    ("7.0", "Snapshot"),
-]
-everywhere = pytest.mark.parametrize(("release", "method"), RELEASES_AND_METHODS)
-methods = pytest.mark.parametrize("method", ["Push", "Snapshot"])
 
 
 def two_disks(rig: Rig) -> VM:
@@ -40,7 +31,8 @@ def two_disks(rig: Rig) -> VM:
 def test_checksums_are_those_of_the_files(rig: Rig, method: str) -> None:
     run = rig.run(two_disks(rig), method=method, verify="Checksum")
     published = assert_published(rig, run)
-    listed = dict(reversed(line.split("  ", 1)) for line in (published / "SHA256SUMS").read_text().splitlines())
+    lines = [line.split("  ", 1) for line in (published / "SHA256SUMS").read_text().splitlines()]
+    listed = {name: digest for digest, name in lines}
     others = [path for path in published.iterdir() if path.name != "SHA256SUMS"]
     assert listed == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in others}
     assert {disk.image: disk.sha256 for disk in run.disks}.items() <= listed.items()

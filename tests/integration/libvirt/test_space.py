@@ -9,14 +9,13 @@ import pytest
 
 from integration.libvirt.engine import Hook
 from integration.libvirt.machines import same_content
+from integration.libvirt.releases import methods
 from integration.libvirt.rig import Rig
 from integration.libvirt.sets import assert_nothing_published, assert_published
 from testbed.guests import Disk
 from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import Outcome
 from vmbackup.units import MIB
-
-methods = pytest.mark.parametrize("method", ["Push", "Snapshot"])
 
 
 @pytest.fixture

@@ -5,15 +5,14 @@ from collections.abc import Callable
 import libvirt
 import pytest
 
-from integration.libvirt.alone import run_alone
+from integration.libvirt.alone import Alone, run_alone
 from integration.libvirt.machines import VM, ask_qemu, same_content, wait_until
+from integration.libvirt.releases import methods, pushing
 from integration.libvirt.rig import Rig
 from integration.libvirt.sets import assert_nothing_published
 from testbed.guests import Disk
 from vmbackup.api.conditions import ConditionType
 from vmbackup.api.vmbackup import Outcome
-
-methods = pytest.mark.parametrize("method", ["Push", "Snapshot"])
 
 
 def begin_push(vm: VM) -> None:
@@ -67,7 +66,7 @@ def begin_snapshot(vm: VM) -> None:
 
 def snapshot_is_there(vm: VM) -> bool:
     with vm.domain() as domain:
-        return domain.snapshotListNames() == ["before-update"]
+        return bool(domain.snapshotListNames() == ["before-update"])
 
 
 def end_snapshot(vm: VM) -> None:
@@ -91,14 +90,13 @@ CASES = [
     pytest.param("Snapshot", *SNAPSHOT, id="snapshot above a snapshot"),
 ]
 strangers = pytest.mark.parametrize(("method", "begin", "goes_on", "end", "words"), CASES)
-releases = pytest.mark.parametrize("release", ["9.0", "11.3"])
 
 
 def new_vm(rig: Rig) -> VM:
     return rig.vm(Disk(rig.large_image()))
 
 
-@releases
+@pushing
 @strangers
 def test_backup_waits_for_a_stranger_and_then_goes_on(
     rig: Rig, method: str, begin: Deed, goes_on: Deed, end: Deed, words: str
@@ -142,15 +140,16 @@ def test_push_above_a_snapshot_of_somebody_else_needs_no_wait(rig: Rig) -> None:
     assert snapshot_is_there(vm)
 
 
-@releases
+@pushing
 @pytest.mark.parametrize(("method", "moment"), [("Push", "before BeginPush"), ("Snapshot", "before TakeSnapshot")])
 def test_stranger_who_is_a_moment_faster_is_not_touched(rig: Rig, method: str, moment: str) -> None:
     vm = new_vm(rig)
-    come = []
+    come: list[str] = []
 
     def hook(seen: str, _run: object) -> None:
         if seen == moment and not come:
-            come.append(begin_push(vm))
+            begin_push(vm)
+            come.append(seen)
 
     backup = rig.backup(vm, method=method, hook=hook)
     wait_until(lambda: come, "the stranger has come")
@@ -207,7 +206,7 @@ def test_second_backup_of_the_vm_waits_for_the_first(rig: Rig, method: str) -> N
 
 def test_second_backup_that_comes_before_the_first_has_begun_waits_too(rig: Rig) -> None:
     vm = rig.vm()
-    second = []
+    second: list[Alone] = []
 
     def hook(moment: str, _run: object) -> None:
         if moment == "before BeginPush" and not second:

@@ -7,7 +7,8 @@ from typing import Self
 
 from kubernetes import watch
 
-from integration.system.tenant import Backup, Tenant
+from integration.system.backup import Backup
+from integration.system.tenant import Tenant
 
 WATCH_SECONDS = 120
 

@@ -8,104 +8,27 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import libvirt
 from kubernetes import client
 
+from integration.system.backup import LOOK_SECONDS, PATIENCE_SECONDS, Backup, Body, eventually
+from integration.system.machines import MIB, Machines
 from integration.system.programs import Node, Stage
-from testbed.guests import Disk, Options, domain_xml, start_guest
-from testbed.images import disk_image
 from vmbackup.api import names
 
-PATIENCE_SECONDS = 90.0
-LOOK_SECONDS = 0.1
-MIB = 1 << 20
 HELD_BYTES = (512 * MIB, 1024 * MIB, 2048 * MIB)  # QEMU copies much before a speed limit bites
-Body = dict[str, Any]
 
 
-class Backup:
-    """A VMBackup as the API server shows it at one moment."""
-
-    def __init__(self, body: Body) -> None:
-        self.body = body
-        self.metadata: Body = body["metadata"]
-        self.spec: Body = body["spec"]
-        self.status: Body = body.get("status", {})
-
-    @property
-    def phase(self) -> str:
-        return str(self.status.get("phase"))
-
-    @property
-    def outcome(self) -> str | None:
-        return self.status.get("outcome")
-
-    @property
-    def over(self) -> bool:
-        return self.phase == "Done"
-
-    @property
-    def percent(self) -> int:
-        return int(self.status.get("progress", {}).get("percent", 0))
-
-    @property
-    def bytes_done(self) -> int:
-        return int(self.status.get("progress", {}).get("bytesDone", 0))
-
-    @property
-    def session(self) -> str | None:
-        return self.status.get("executor", {}).get("session")
-
-    @property
-    def conditions(self) -> dict[str, Body]:
-        return {condition["type"]: condition for condition in self.status.get("conditions", ())}
-
-    @property
-    def reason(self) -> str:
-        return str(self.conditions.get("Succeeded", {}).get("reason"))
-
-    @property
-    def message(self) -> str:
-        return str(self.conditions.get("Succeeded", {}).get("message"))
-
-
-class Tenant:
+class Tenant(Machines):
     """One namespace with a location of its own. What it makes on the nodes is removed by `leave`."""
 
     def __init__(self, stage: Stage, api: client.ApiClient, namespace: str) -> None:
-        self.stage, self.namespace = stage, namespace
+        super().__init__(stage, namespace)
         self.custom = client.CustomObjectsApi(api)
-        self.api = api
         self.location = namespace
         self.directory = stage.directory / "locations" / namespace
-        self._domains: list[tuple[Node, str]] = []
-        self._images: list[Path] = []
         self._locations: list[str] = []
 
     # -- making -----------------------------------------------------------------------------------------------
-
-    def vm(self, name: str = "web", node: Node | None = None, *, data_bytes: int = MIB, **more: Any) -> str:
-        """Start a VM of this namespace and return its domain's name.
-
-        more: `disks` (targets, default vda), `domain` (default `<namespace>_<name>`), `metadata` (one XML element),
-        `running`.
-        """
-        node = node or self.stage.nodes["node-1"]
-        domain = more.get("domain", f"{self.namespace}_{name}")
-        disks = []
-        for target in more.get("disks", ("vda",)):
-            image = node.host.images / f"{domain}.{target}.qcow2"
-            disks.append(Disk(disk_image(image, "qcow2", max(64 * MIB, 2 * data_bytes), data_bytes), target))
-            self._images.append(image)
-        xml = domain_xml(domain, disks, Options(metadata=more.get("metadata")))
-        self._domains.append((node, domain))
-        if more.get("running", True):
-            start_guest(node.host.uri, xml)
-        else:
-            connection = libvirt.open(node.host.uri)
-            connection.defineXML(xml)
-            connection.close()
-        return domain
 
     def begin_slow(self, method: str, seconds: int = 60, **more: Any) -> str:
         """Make VM web, begin a backup that stays in the middle of its copy, and return the domain's name.
@@ -120,7 +43,7 @@ class Tenant:
             return domain
         for data_bytes in HELD_BYTES:
             domain = self._begin_push(data_bytes, **more)
-            if self._bandwidth(domain) > 0:
+            if self.bandwidth(domain) > 0:
                 return domain
             self.kubectl("delete", "vmb", "backup")
             self.remove(domain)
@@ -162,29 +85,8 @@ class Tenant:
         if backup.over:
             return True
         if backup.spec["method"] == "Push":
-            return self._bandwidth(domain) > 0
+            return self.bandwidth(domain) > 0
         return backup.phase == "Copying" and backup.bytes_done > 0
-
-    def release(self, domain: str) -> None:
-        """Let a held push job run at full speed."""
-        connection = libvirt.open(self.stage.nodes["node-1"].host.uri)
-        connection.lookupByName(domain).blockJobSetSpeed("vda", 0)
-        connection.close()
-
-    def remove(self, domain: str, node: Node | None = None) -> None:
-        """Take a VM and its images away."""
-        node = node or self.stage.nodes["node-1"]
-        remove_domain(node, domain)
-        self._domains.remove((node, domain))
-        for image in node.host.images.glob(f"{domain}.*"):
-            image.unlink()
-
-    def _bandwidth(self, domain: str) -> int:
-        connection = libvirt.open(self.stage.nodes["node-1"].host.uri)
-        try:
-            return int(connection.lookupByName(domain).blockJobInfo("vda").get("bandwidth", 0))
-        finally:
-            connection.close()
 
     def cancel(self, name: str = "backup") -> None:
         self.kubectl("patch", "vmb", name, "--type=merge", "-p", '{"spec":{"cancel":true}}')
@@ -242,30 +144,6 @@ class Tenant:
         """Return everything unfinished below the location, and every overlay beside the disks."""
         return [*self.directory.glob("**/.*.partial"), *self.overlays()]
 
-    def overlays(self) -> list[Path]:
-        return [path for image in self._images for path in image.parent.glob(".vmbackup.*")]
-
-    def sources(self, domain: str, node: Node | None = None) -> list[str]:
-        """Return the files that the VM's disks are on."""
-        text = self.virsh("domblklist", domain, node=node)
-        return [line.split()[1] for line in text.splitlines()[2:] if line.strip()]
-
-    def is_home(self, domain: str, node: Node | None = None) -> bool:
-        """Return whether the VM runs on its own images and no job works on it."""
-        on_images = set(self.sources(domain, node)) <= {str(image) for image in self._images}
-        idle = "None" in self.virsh("domjobinfo", domain, node=node)
-        return on_images and idle and self.virsh("domstate", domain, node=node).strip() == "running"
-
-    def job_runs(self, domain: str) -> bool:
-        return "None" not in self.virsh("domjobinfo", domain)
-
-    def until_home(self, domain: str, node: Node | None = None) -> None:
-        eventually(lambda: self.is_home(domain, node), f"{domain} is home")
-
-    def virsh(self, *arguments: str, node: Node | None = None) -> str:
-        host = (node or self.stage.nodes["node-1"]).host
-        return host.run("virsh", *arguments)
-
     def events(self, name: str = "backup") -> list[Body]:
         """Return the Events (events.k8s.io) about a backup."""
         listed = json.loads(self.kubectl("get", "events.events.k8s.io", "-o", "json"))["items"]
@@ -314,10 +192,7 @@ class Tenant:
         finally:
             for name in self._locations:
                 self.kubectl("delete", "vmbl", name, "--ignore-not-found", "--wait=false")
-            for node, domain in self._domains:
-                remove_domain(node, domain)
-            for image in self._images:
-                image.unlink(missing_ok=True)
+            self.remove_all()
             shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
@@ -328,26 +203,3 @@ class Tenant:
         logs = [self.stage.controller, *(node.agent for node in self.stage.nodes.values())]
         words = [f"== {program.log}\n{program.last_words()}" for program in logs]
         return "\n".join([json.dumps(backup.body, indent=1), *words])
-
-
-def eventually(test: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Poll until `test` returns something true."""
-    deadline = time.monotonic() + seconds
-    while not test():
-        assert time.monotonic() < deadline, f"never came: {what}"
-        time.sleep(LOOK_SECONDS)
-
-
-def remove_domain(node: Node, name: str) -> None:
-    connection = libvirt.open(node.host.uri)
-    try:
-        domain = connection.lookupByName(name)
-        if domain.isActive():
-            domain.destroy()
-        if domain.isPersistent():
-            domain.undefine()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-            raise
-    finally:
-        connection.close()

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from integration.system.backup import eventually
 from integration.system.programs import Stage
-from integration.system.tenant import Tenant, eventually
+from integration.system.tenant import Tenant
 
 COPY_SECONDS = 4
 

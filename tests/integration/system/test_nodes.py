@@ -2,8 +2,9 @@
 
 import json
 
+from integration.system.backup import eventually
 from integration.system.programs import Node
-from integration.system.tenant import Tenant, eventually
+from integration.system.tenant import Tenant
 from integration.system.test_unknown_vm import assert_refused
 
 

@@ -1,6 +1,7 @@
 """Whose turn it is, as the users see it."""
 
-from integration.system.tenant import MIB, Tenant
+from integration.system.machines import MIB
+from integration.system.tenant import Tenant
 
 SLOW = {"method": "Snapshot", "maxBytesPerSecond": "1Mi"}
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from integration.system.backup import eventually
 from integration.system.programs import Stage
-from integration.system.tenant import Tenant, eventually
+from integration.system.tenant import Tenant
 
 METHODS = pytest.mark.parametrize("method", ["Push", "Snapshot"])
 COPY_SECONDS = 5
@@ -127,8 +128,8 @@ def test_node_that_lost_its_journal_and_the_backup_was_deleted(tenant: Tenant) -
     tenant.delete()
     node.agent.start()
     tenant.until_gone()
+    assert tenant.is_home(domain), "the resource must not go before the VM is home"
     assert tenant.sets() == []
-    tenant.until_home(domain)
 
 
 def test_libvirtd_killed_in_mid_push(tenant: Tenant) -> None:
@@ -140,6 +141,21 @@ def test_libvirtd_killed_in_mid_push(tenant: Tenant) -> None:
     tenant.release(domain)
     tenant.until_succeeded()
     assert len(tenant.sets()) == 1
+
+
+def test_agent_started_before_libvirtd(tenant: Tenant) -> None:
+    node = tenant.stage.nodes["node-1"]
+    tenant.vm()
+    tenant.until_hosted("web")
+    node.agent.kill()
+    node.host.kill_daemon()
+    node.agent.start()
+    tenant.back_up()
+    waiting = tenant.until(lambda backup: backup.reason == "HypervisorAway")
+    assert waiting.status["node"] == node.name
+    assert "HypervisorAway" in tenant.kubectl("get", "vmhost", node.name, "-o", "yaml")
+    node.host.start_daemon()
+    tenant.until_succeeded()
 
 
 def test_vm_destroyed_in_mid_push_is_backed_up_when_it_is_back(tenant: Tenant) -> None:

@@ -5,8 +5,10 @@ from collections import Counter
 
 import pytest
 
+from integration.system.backup import Backup
+from integration.system.machines import MIB
 from integration.system.story import Story
-from integration.system.tenant import MIB, Backup, Tenant
+from integration.system.tenant import Tenant
 
 BEGIN, END = ["Pending", "Assigned", "Preparing", "Freezing"], ["Verifying", "Publishing", "Done"]
 ON_THE_WAY = {
@@ -44,7 +46,8 @@ def test_story_goes_one_way(tenant: Tenant, method: str) -> None:
     assert order == sorted(order), story.phases
     assert {"Pending", "Assigned", "Copying", "Done"} <= set(story.phases)
     assert story.bytes_done == sorted(story.bytes_done)
-    assert len(set(story.bytes_done)) > 2
+    if method == "Snapshot":  # QEMU may copy everything before a speed limit bites
+        assert len(set(story.bytes_done)) > 2
     for before_the_end in story.seen[:-1]:
         assert_in_progress(before_the_end)
     assert_done_well(story.seen[-1])

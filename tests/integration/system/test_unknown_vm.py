@@ -1,6 +1,7 @@
 """VMs that are not there, not yours, not running or not one."""
 
-from integration.system.tenant import Backup, Tenant
+from integration.system.backup import Backup
+from integration.system.tenant import Tenant
 from vmbackup.api import names
 
 

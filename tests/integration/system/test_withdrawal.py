@@ -2,6 +2,7 @@
 
 import pytest
 
+from integration.system.backup import eventually
 from integration.system.tenant import Tenant
 
 METHODS = pytest.mark.parametrize("method", ["Push", "Snapshot"])
@@ -32,6 +33,18 @@ def test_deleted_in_mid_copy(tenant: Tenant, method: str) -> None:
     assert tenant.exists(), "the finalizer must keep it until the VM is home"
     tenant.until_gone()
     assert_home_and_nothing_left(tenant, domain)
+
+
+@METHODS
+def test_resource_torn_out_in_mid_copy(tenant: Tenant, method: str) -> None:
+    """Somebody removed the finalizer by force: the VM goes home all the same."""
+    domain = tenant.begin_slow(method)
+    tenant.kubectl("patch", "vmb", "backup", "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+    tenant.delete()
+    tenant.until_gone()
+    tenant.until_home(domain)
+    eventually(lambda: not tenant.leftovers(), "nothing is left")
+    assert tenant.sets() == []
 
 
 @METHODS

@@ -199,3 +199,10 @@ def test_hostile_names_stay_text() -> None:
     name = "../../etc/passwd\" onload='x' &lt;disk/&gt;"
     disk = one_disk(f"<disk><source file='/srv/{name.replace(chr(39), '&apos;')}'/><target dev='vda'/></disk>")
     assert disk.source == "/srv/../../etc/passwd\" onload='x' <disk/>"
+
+
+@pytest.mark.parametrize("blank", ["\n", "\t", "\r"])
+def test_line_break_in_a_path_is_not_read_as_a_blank(blank: str) -> None:
+    """libvirt writes it into the attribute as it is; XML would make a blank of it, the name of another file."""
+    disk = one_disk(f"<disk><source file='/srv/a{blank}b'/><target dev='vda'/></disk>")
+    assert disk.source == f"/srv/a{blank}b"

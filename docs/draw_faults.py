@@ -1,0 +1,91 @@
+"""Writes docs/fault-matrix.md out of tests/fault/results.json, which `make fault` and `make fault-full` write."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parent / "tests" / "fault" / "results.json"
+PHASES = {
+    "Push": ("Preparing", "Freezing", "Starting", "Copying", "Verifying", "Publishing"),
+    "Snapshot": (
+        "Preparing",
+        "Freezing",
+        "Snapshotting",
+        "Copying",
+        "Committing",
+        "Pivoting",
+        "Cleaning",
+        "Verifying",
+        "Publishing",
+    ),
+}
+HEAD = """\
+<!-- Generated from tests/fault/results.json by `make fault`: do not edit. -->
+# The fault matrix
+
+Every cell is one test on real processes: kube-apiserver, libvirtd 9.0, QEMU, controller and agent. A VM with two disks
+(a qcow2 image on a golden image, and a raw file), whose guest writes rising numbers to both for ever, is backed up; the
+agent is stopped the moment its journal shows the phase, the fault strikes, and everything goes on.
+
+A cell is good only if afterwards the guest runs as before and no write of it failed, its disks are the original chain
+in live and inactive XML, nothing of ours is left (overlay, unfinished set, job, freeze, lock, journal record,
+finalizer), the golden image, foreign files and an older set are untouched to the byte, every published set opens,
+passes `qemu-img check` and holds one point in time, no name was used by two attempts, and the status or an Event names
+the fault. The number is the time from the end of the last fault to the VM being home, in seconds; the bound is 60.
+*2nd* means that the backup succeeded in its second attempt. *Failed* and *Refused* are how such a backup must end.
+*Stranded* means that a human must decide: nothing was merged or removed, the overlay is named, `vmbackup-operator
+inspect` explains. A row marked `*` is only in `make fault-full`.
+
+{good} of {all} cells are good. Last run: {date}.
+"""
+ORDINALS = {1: "", 2: " 2nd", 3: " 3rd", 4: " 4th", 5: " 5th"}
+
+
+def main() -> None:
+    results = json.loads(RESULTS.read_text())
+    (HERE / "fault-matrix.md").write_text(describe(results))
+
+
+def describe(results: dict[str, Any]) -> str:
+    cells = results["cells"].values()
+    good = sum(cell["passed"] for cell in cells)
+    date = max((cell["date"] for cell in cells), default="never")
+    parts = [HEAD.format(good=good, all=len(cells), date=date)]
+    for method in PHASES:
+        parts.append(f"## {method}\n")
+        for group, faults in results["faults"].items():
+            lines = [line for name, words in faults.items() if (line := _row(results["cells"], method, name, words))]
+            if lines:
+                parts.append("\n".join([f"### {group}\n", *_head(method), *lines, ""]))
+    return "\n".join(parts)
+
+
+def _head(method: str) -> list[str]:
+    phases = PHASES[method]
+    return [f"| fault | {' | '.join(phases)} |", f"| --- |{' --- |' * len(phases)}"]
+
+
+def _row(cells: dict[str, Any], method: str, fault: str, words: str) -> str:
+    row = [cells.get(f"{method.lower()}-{phase}-{fault}") for phase in PHASES[method]]
+    if not any(row):
+        return ""
+    mark = " `*`" if all(cell["tier"] == "full" for cell in row if cell) else ""
+    return f"| {words}{mark} | {' | '.join(_cell(cell) for cell in row)} |"
+
+
+def _cell(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return ""
+    if not cell["passed"]:
+        return "**broken**"
+    seconds = cell.get("recovery_seconds")
+    time = "" if seconds is None else f"{seconds:.1f}"
+    outcome = cell.get("outcome", "")
+    if outcome == "Succeeded":
+        return f"{time}{ORDINALS.get(cell['attempts'], '')}"
+    return f"{time} *{outcome}*".strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Every column of the matrix in words, in twelve groups. A test names its columns by the keys."""
+
+FAULTS: dict[str, dict[str, str]] = {
+    "The agent dies or is asked to end": {
+        "agent-sigkill": "SIGKILL, started again at once",
+        "agent-killed-twice": "SIGKILL, and again while it recovers",
+        "agent-away-12s": "SIGKILL, started again after 12 s",
+        "agent-away-60s": "SIGKILL, started again after 60 s",
+        "agent-killed-while-frozen": "SIGKILL while the guest is frozen; the guest is thawed before the agent is back",
+        "agent-sigterm": "SIGTERM, as when a node is drained",
+    },
+    "libvirtd dies": {
+        "libvirtd-sigkill": "SIGKILL, back after a second",
+        "libvirtd-away-10s": "SIGKILL, back after 10 s",
+        "libvirtd-away-60s": "SIGKILL, back after 60 s",
+        "libvirtd-twice": "killed and started twice in a row: the job's result is lost",
+    },
+    "QEMU dies, the guest or its owner stops the VM": {
+        "qemu-sigkill": "SIGKILL, the VM is started again",
+        "guest-shuts-down": "the guest powers itself off, the VM is started again",
+        "domain-destroyed": "`virsh destroy`, the VM is started again",
+        "domain-restarted-agent-away": "the VM is killed and started again while the agent is down",
+    },
+    "The node reboots": {
+        "node-reboot-vm-first": "agent, libvirtd and QEMU killed at once; the VM is back before the agent",
+        "node-reboot-agent-first": "agent, libvirtd and QEMU killed at once; the agent is back before the VM",
+    },
+    "The children that copy and check": {
+        "copy-killed": "qemu-img convert is killed",
+        "copy-hangs": "qemu-img convert hangs",
+        "check-killed": "qemu-img check is killed",
+    },
+    "Full, broken, hung and lost file systems": {
+        "target-full-before": "too little room in the location from the start",
+        "target-nearly-full": "the location fills up but for a rest",
+        "target-full": "the location is full to the last byte",
+        "target-read-only": "the location is read-only for 3 s",
+        "target-removed": "the location's directory is removed and made again",
+        "target-io-error": "every write to the location fails with EIO, then it is repaired",
+        "target-hangs": "the location does not answer",
+        "source-nearly-full": "the disks' file system fills up while the VM is on its overlays",
+        "source-full": "the disks' file system is full, the VM is paused by it; then there is room again",
+        "overlay-too-large": "the guest writes more than spec.overlay.maxBytes",
+    },
+    "The API server": {
+        "api-away": "away for 6 s",
+        "api-away-60s": "away for 60 s",
+        "api-away-agent-killed": "away, and the agent is killed and started again meanwhile",
+        "api-killed": "SIGKILL, started again",
+        "etcd-stopped-12s": "etcd is down for 12 s",
+        "etcd-stopped-60s": "etcd is down for 60 s",
+        "api-answers-429": "answers 429 for seconds",
+        "api-answers-500": "answers 500 for seconds",
+        "status-conflicts": "somebody else writes the resource all the time",
+        "token-expired": "the agent's token is no longer good",
+    },
+    "What was asked for is taken back": {
+        "vmbackup-deleted": "the VMBackup is deleted",
+        "vmbackup-deleted-agent-killed": "the VMBackup is deleted while the agent is down",
+        "vmbackup-torn-away": "the VMBackup is deleted and its finalizer removed by force",
+        "location-deleted": "the VMBackupLocation is deleted",
+    },
+    "The guest agent": {
+        "guest-agent-silent": "never answers the freeze",
+        "guest-agent-silent-required": "does not answer the freeze, which is required",
+        "guest-agent-dies-frozen": "dies while the guest is frozen, is back after 8 s",
+        "guest-agent-refuses": "answers with an error",
+    },
+    "Somebody works on the VM by hand": {
+        "overlay-removed-by-hand": "our overlay is unlinked while the guest writes to it",
+        "redefined-on-base": "the definition is replaced by one with the base, QEMU goes on",
+        "diverged": "the same, and the VM is started again on the base: a human must decide",
+        "transient-vm-dies": "a transient VM dies on the overlay: a human must decide",
+        "undefined": "the VM is undefined and runs on",
+        "vm-gone-for-good": "the VM is destroyed and undefined",
+        "foreign-snapshot-on-top": "a stranger's snapshot on top of our overlay: a human must decide",
+        "foreign-block-job": "a stranger's block job on a disk",
+        "foreign-job-before": "a stranger's block job when the backup is asked for",
+    },
+    "The node's clock": {
+        "clock-forward-1h": "set forward by an hour",
+        "clock-back-1h": "set back by an hour",
+        "clock-forward-1h-agent-killed": "set forward by an hour, and the agent is killed and started again",
+        "clock-back-1h-agent-killed": "set back by an hour, and the agent is killed and started again",
+    },
+    "Two agents on one node": {
+        "second-agent": "a second agent is started by mistake",
+        "second-agent-other-state": "the same with a state directory of its own",
+        "second-agent-first-killed": "the first of two agents is killed",
+    },
+}
+
+
+def group_of(fault: str) -> str:
+    """Raises: KeyError: the matrix has no such column."""
+    return {name: group for group, faults in FAULTS.items() for name in faults}[fault]

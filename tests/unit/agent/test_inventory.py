@@ -1,0 +1,83 @@
+"""The VMHost of a node: true, and written only when there is something new."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from vmbackup.agent import inventory as module
+from vmbackup.agent.inventory import Inventory
+from vmbackup.api.host import VMHost
+from vmbackup.cluster.client import Client
+from vmbackup.cluster.resources import LOCATION, VMHOST, Resources
+from vmbackup.hypervisor.libvirtd import Libvirtd
+
+PATH = VMHOST.path("n1")
+
+
+@pytest.fixture
+def inventory(desk: Any) -> Inventory:
+    resources = Resources(cast(Client, desk.server))
+    return Inventory(resources, cast(Libvirtd, desk.hypervisor), "n1", "session-1", "")
+
+
+def host(desk: Any) -> VMHost:
+    return VMHost.model_validate(desk.server.objects[PATH])
+
+
+def test_first_word_tells_all(desk: Any, inventory: Inventory, tmp_path: Path) -> None:
+    """A location that was missing from it would seem to be lost from this node for a moment."""
+    desk.location("there", directory={"path": str(tmp_path)})
+    inventory.look()
+    status = host(desk).status
+    assert {each.location: each.ready for each in status.locations} == {"nightly": False, "there": True}
+    assert [(vm.namespace, vm.name, vm.running) for vm in status.vms] == [("team-a", "web", True)]
+    assert {each.method: each.supported for each in status.methods} == {"Push": True, "Snapshot": True}
+
+
+def test_nothing_new_is_not_written(desk: Any, inventory: Inventory) -> None:
+    inventory.look()
+    writes = len(desk.server.writes())
+    inventory.look()
+    assert len(desk.server.writes()) == writes
+
+
+def test_location_made_and_removed_later(desk: Any, inventory: Inventory) -> None:
+    inventory.look()
+    body = desk.server.put(LOCATION.path("late"), desk.server.objects[LOCATION.path("nightly")] | {})
+    body["metadata"]["name"] = "late"
+    inventory.heard_location(body, gone=False)
+    inventory.look()
+    assert {each.location for each in host(desk).status.locations} == {"nightly", "late"}
+    inventory.heard_location(body, gone=True)
+    inventory.look()
+    assert {each.location for each in host(desk).status.locations} == {"nightly"}
+
+
+def test_daemon_away_is_told_and_its_vms_are_not_forgotten(desk: Any, inventory: Inventory) -> None:
+    inventory.look()
+    desk.hypervisor.kill_daemon()
+    inventory.look()
+    status = host(desk).status
+    assert [(each.type, each.status, each.reason) for each in status.conditions] == [
+        ("Ready", "False", "HypervisorAway")
+    ]
+    assert [vm.name for vm in status.vms] == ["web"]
+
+
+def test_vmhost_that_somebody_removed_comes_back(
+    desk: Any, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inventory.look()
+    desk.server.remove(PATH)
+    monkeypatch.setattr(module, "WRITE_AGAIN_SECONDS", 0.0)
+    inventory.look()
+    assert [vm.name for vm in host(desk).status.vms] == ["web"]
+
+
+def test_old_daemon_cannot_push_and_says_why(desk: Any, inventory: Inventory) -> None:
+    desk.hypervisor.libvirt_version = 7_000_000
+    inventory.look()
+    push = next(each for each in host(desk).status.methods if each.method == "Push")
+    assert not push.supported
+    assert "7.0.0" in push.reason

@@ -1,0 +1,224 @@
+"""What comes before the tables of the phases: wishes, the deadline, and that no guest stays frozen."""
+
+from typing import Any
+
+import pytest
+
+from unit.core.scene import T0, a_domain, a_run, did, facts, over, said_no, view
+from vmbackup.api.conditions import Reason
+from vmbackup.api.journal import Freeze, Quiesced, Run
+from vmbackup.api.vmbackup import Method, Outcome, Phase
+from vmbackup.core.decide import TABLES, decide
+from vmbackup.core.facts import Facts, Wishes
+from vmbackup.core.rules import Move
+from vmbackup.core.steps import FreezeGuest, ThawGuest
+
+DEADLINE = T0 + 3600
+QUIESCED = Quiesced(done=True, reason=Reason.FROZEN)
+ON_THE_WAY = [
+    (method, phase)
+    for method in TABLES
+    for phase in TABLES[method]
+    if phase not in (Phase.PUBLISHING, Phase.DISCARDING, Phase.DONE)
+]
+SETTLED = [(method, phase) for method in TABLES for phase in (Phase.PUBLISHING, Phase.DISCARDING, Phase.DONE)]
+FROZEN: dict[str, Any] = {"freeze": Freeze.FROZEN, "frozen_at": T0 + 5, "quiesced": QUIESCED, "began": True}
+
+
+def decided(run: Run, seen: Facts | None = None, now: float = T0 + 10) -> Move:
+    return decide(run, seen or facts(), now)
+
+
+# -- wishes and the deadline ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "phase"), ON_THE_WAY)
+@pytest.mark.parametrize(
+    ("wishes", "now", "outcome", "reason"),
+    [
+        (Wishes(cancel=True), T0, Outcome.CANCELLED, Reason.CANCELLED),
+        (Wishes(deleted=True), T0, Outcome.CANCELLED, Reason.DELETED),
+        (Wishes(), DEADLINE + 1, Outcome.FAILED, Reason.DEADLINE_EXCEEDED),
+        (Wishes(cancel=True, deleted=True), DEADLINE + 1, Outcome.CANCELLED, Reason.CANCELLED),
+        (Wishes(deleted=True), DEADLINE + 1, Outcome.CANCELLED, Reason.DELETED),
+    ],
+)
+def test_outcome_is_fixed_in_every_phase_and_the_phase_stays(
+    method: Method, phase: Phase, wishes: Wishes, now: float, outcome: Outcome, reason: Reason
+) -> None:
+    move = decided(a_run(phase, method), facts(wishes=wishes), now)
+    assert (move.run.outcome, move.run.phase, move.step) == (outcome, phase, None)
+    assert move.run.failure is not None
+    assert (move.run.failure.reason, move.run.failure.heals) == (reason, False)
+
+
+@pytest.mark.parametrize(("method", "phase"), SETTLED)
+def test_what_lies_on_the_disk_decides_from_publishing_on(method: Method, phase: Phase) -> None:
+    run = a_run(phase, method, **(over() if phase is Phase.DISCARDING else {}))
+    move = decided(run, facts(wishes=Wishes(cancel=True, deleted=True)), DEADLINE + 1)
+    assert move.run.outcome is not Outcome.CANCELLED
+
+
+def test_outcome_that_is_fixed_is_not_fixed_again() -> None:
+    run = a_run(Phase.COMMITTING, began=True, **over(Outcome.STRANDED))
+    assert decided(run, facts(wishes=Wishes(cancel=True)), DEADLINE + 1).run.outcome is Outcome.STRANDED
+
+
+def test_deadline_is_not_over_at_its_last_moment() -> None:
+    assert decided(a_run(), now=DEADLINE).run.outcome is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trouble": "a copy block job runs that is not ours"}, "a copy block job runs that is not ours"),
+        ({"failure": over()["failure"]}, "it went wrong"),
+        ({}, "not done after"),
+    ],
+)
+def test_deadline_says_what_was_in_the_way_last(changes: dict[str, Any], words: str) -> None:
+    failure = decided(a_run(Phase.PREPARING, **changes), now=DEADLINE + 1).run.failure
+    assert failure is not None
+    assert words in failure.message
+    assert "demo_vm1" in failure.message
+
+
+# -- freeze and thaw --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "phase"), [*ON_THE_WAY, *SETTLED])
+@pytest.mark.parametrize("freeze", [Freeze.INTENDED, Freeze.FROZEN])
+def test_guest_that_may_be_frozen_is_thawed_first_in_every_phase_but_those_of_the_point_in_time(
+    method: Method, phase: Phase, freeze: Freeze
+) -> None:
+    step = decided(a_run(phase, method, freeze=freeze, frozen_at=T0)).step
+    in_time = phase in (Phase.FREEZING, Phase.STARTING, Phase.SNAPSHOTTING)
+    assert (step == ThawGuest()) is not in_time
+
+
+@pytest.mark.parametrize("phase", [Phase.FREEZING, Phase.SNAPSHOTTING])
+def test_wish_is_heard_while_the_guest_is_frozen_and_the_thaw_follows(phase: Phase) -> None:
+    run = decided(a_run(phase, **{**FROZEN, "began": False}), facts(wishes=Wishes(cancel=True))).run
+    run = decided(run).run
+    assert run.outcome is Outcome.CANCELLED
+    assert decided(run).step == ThawGuest()
+
+
+def test_thaw_is_counted_before_it_is_tried() -> None:
+    assert decided(a_run(Phase.COPYING, **FROZEN, thaw_tries=2)).run.thaw_tries == 3
+
+
+@pytest.mark.parametrize(("milliseconds", "quiesced"), [(0, True), (7_999, True), (8_000, False), (30_000, False)])
+def test_guest_thawed_by_the_watchdog_before_the_point_in_time_was_certain_is_not_quiesced(
+    milliseconds: int, quiesced: bool
+) -> None:
+    run = decided(a_run(Phase.COPYING, **FROZEN), facts(last=did(ThawGuest(), value=milliseconds))).run
+    assert (run.freeze, run.frozen_milliseconds) == (Freeze.OVER, milliseconds)
+    assert run.quiesced is not None
+    assert run.quiesced.done is quiesced
+    assert run.outcome is None
+
+
+def test_guest_thawed_too_early_fails_a_backup_that_must_be_quiesced() -> None:
+    run = a_run(Phase.COPYING, spec={"quiesce": "Required"}, **FROZEN)
+    moved = decided(run, facts(last=did(ThawGuest(), value=9_000))).run
+    assert moved.outcome is Outcome.FAILED
+    assert moved.failure is not None
+    assert moved.failure.reason is Reason.QUIESCE_FAILED
+
+
+@pytest.mark.parametrize(("seconds", "quiesced"), [(3.0, True), (9.0, False), (900.0, False)])
+def test_freeze_that_outlived_its_agent_lasted_until_now(seconds: float, quiesced: bool) -> None:
+    """Who froze the guest is gone, and nobody counted: zero milliseconds and a quiesced copy would both be lies."""
+    run = decided(a_run(Phase.COPYING, **FROZEN), facts(last=did(ThawGuest())), T0 + 5 + seconds).run
+    assert run.frozen_milliseconds == seconds * 1000
+    assert run.quiesced is not None
+    assert run.quiesced.done is quiesced
+
+
+def test_dead_guest_needs_no_thaw() -> None:
+    run = decided(a_run(Phase.COPYING, **FROZEN), facts(a_domain(state="off"))).run
+    assert (run.freeze, run.thaw_tries) == (Freeze.OVER, 0)
+
+
+@pytest.mark.parametrize("freeze", [Freeze.INTENDED, Freeze.FROZEN])
+def test_refused_thaw_rests_a_moment_and_is_tried_again(freeze: Freeze) -> None:
+    """A guest agent comes back by itself after some seconds; five tries in a millisecond would miss it."""
+    run = a_run(Phase.COPYING, **{**FROZEN, "freeze": freeze}, thaw_tries=1)
+    move = decided(run, facts(last=did(ThawGuest(), said_no("agent is away"))))
+    assert move.step is None
+    assert move.wait_seconds == 1.0
+    assert move.run.trouble == "agent is away"
+    assert decided(move.run).step == ThawGuest()
+
+
+def test_freeze_of_which_nothing_is_known_is_given_up_and_told() -> None:
+    """The agent hangs, so the freeze was not confirmed either: most likely nothing is frozen."""
+    run = a_run(Phase.COPYING, **{**FROZEN, "freeze": Freeze.INTENDED}, thaw_tries=5)
+    moved = decided(run, facts(last=did(ThawGuest(), said_no("agent hangs")))).run
+    assert (moved.freeze, moved.outcome) == (Freeze.OVER, None)
+    assert moved.quiesced is not None
+    assert "virsh domfsthaw demo_vm1" in moved.quiesced.message
+
+
+def test_guest_that_is_frozen_for_certain_is_not_given_up_so_soon() -> None:
+    run = a_run(Phase.COPYING, **FROZEN, thaw_tries=5)
+    assert decided(run, facts(last=did(ThawGuest(), said_no()))).run.freeze is Freeze.FROZEN
+
+
+@pytest.mark.parametrize("outcome", [{}, over(), over(Outcome.CANCELLED)])
+def test_guest_that_cannot_be_thawed_needs_a_human(outcome: dict[str, Any]) -> None:
+    run = a_run(Phase.COPYING, **FROZEN, thaw_tries=60, **outcome)
+    moved = decided(run, facts(last=did(ThawGuest(), said_no("agent is away")))).run
+    assert (moved.outcome, moved.freeze) == (Outcome.STRANDED, Freeze.OVER)
+    assert moved.failure is not None
+    assert "virsh domfsthaw demo_vm1" in moved.failure.message
+
+
+def test_freeze_is_written_down_before_it_is_asked_for() -> None:
+    move = decided(a_run(Phase.FREEZING), facts(a_domain(guest_agent=True)))
+    assert isinstance(move.step, FreezeGuest)
+    assert (move.run.freeze, move.run.frozen_at) == (Freeze.INTENDED, T0 + 10)
+
+
+# -- a hypervisor that is away ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        Phase.PREPARING,
+        Phase.FREEZING,
+        Phase.SNAPSHOTTING,
+        Phase.COPYING,
+        Phase.COMMITTING,
+        Phase.PIVOTING,
+        Phase.CLEANING,
+    ],
+)
+def test_nothing_of_the_vm_is_decided_without_a_look_at_it(phase: Phase) -> None:
+    run = a_run(phase, began=True)
+    seen = Facts(None, facts().store, Wishes(cancel=True), hypervisor_problem="away")
+    assert decide(run, seen, DEADLINE + 1) == Move(run, wait_seconds=1.0)
+
+
+@pytest.mark.parametrize(
+    ("phase", "then"),
+    [(Phase.VERIFYING, Phase.DISCARDING), (Phase.ASSIGNED, Phase.DONE), (Phase.DISCARDING, Phase.DISCARDING)],
+)
+def test_backup_is_withdrawn_without_the_hypervisor_once_the_vm_is_home(phase: Phase, then: Phase) -> None:
+    seen = Facts(None, facts().store, Wishes(cancel=True), hypervisor_problem="away")
+    run = a_run(phase, **(over() if phase is Phase.DISCARDING else {}))
+    run = decide(run, seen, T0).run
+    assert decide(run, seen, T0).run.phase is then
+
+
+def test_guest_that_may_be_frozen_is_waited_for_everywhere() -> None:
+    run = a_run(Phase.DISCARDING, **FROZEN, **over())
+    assert decide(run, Facts(None, facts().store), T0) == Move(run, wait_seconds=1.0)
+
+
+def test_every_table_ends_with_a_row_that_always_holds() -> None:
+    for table in TABLES.values():
+        for rules in table.values():
+            assert rules[-1].test(view(a_run(), facts()))
