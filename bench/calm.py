@@ -4,21 +4,21 @@ import time
 from pathlib import Path
 
 LOOK_SECONDS = 0.3
-WAIT_SECONDS = 20.0
 IDLE_PART = 0.75
 
 
 class Calm:
     """`disturbed`: how many samples were begun although others worked, because they did so for too long."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_seconds: float) -> None:
+        self._patience_seconds = patience_seconds
         self.samples = 0
         self.disturbed = 0
 
     def wait(self) -> None:
-        """Return when three quarters of the processors' time are idle, after 20 s at the latest."""
+        """Return when three quarters of the processors' time are idle, or when the patience is over."""
         self.samples += 1
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + self._patience_seconds
         while idle_part(LOOK_SECONDS) < IDLE_PART:
             if time.monotonic() > deadline:
                 self.disturbed += 1

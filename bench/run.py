@@ -41,6 +41,9 @@ Side = Callable[[], None]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="pairs of every series, at least 5 (default 7)")
+    parser.add_argument(
+        "--patience", type=float, default=20, metavar="SECONDS", help="wait so long for a calm moment (default 20)"
+    )
     parser.add_argument("--output", type=Path, default=HERE / "results" / "latest.json")
     arguments = parser.parse_args()
     if arguments.rounds < 5:
@@ -51,17 +54,17 @@ def main() -> int:
             [*UNSHARE, sys.executable, *sys.argv], check=False, env=os.environ | {INSIDE: "1"}
         ).returncode
     with stage(Path(os.environ.get("VMBACKUP_BENCH_DIR", "/var/tmp/vmbackup-operator-bench")).resolve()) as made:
-        results = measure(made, arguments.rounds)
+        results = measure(made, arguments.rounds, Calm(arguments.patience))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(results, indent=2) + "\n")
     show(Console(), results)
     return 0
 
 
-def measure(stage: Stage, rounds: int) -> dict[str, Any]:
+def measure(stage: Stage, rounds: int, calm: Calm) -> dict[str, Any]:
     """Return the whole content of the results file."""
     push, snapshot, apply = Engine(stage, "Push"), Engine(stage, "Snapshot"), Apply(stage)
-    virsh, calm = Virsh(stage), Calm()
+    virsh = Virsh(stage)
     plan: dict[str, tuple[Side, Side]] = {
         "push_vs_virsh": (push, virsh),
         "push_command_vs_virsh": (CommandLine(stage, "Push"), virsh),
@@ -135,7 +138,7 @@ def circumstances(stage: Stage, rounds: int) -> dict[str, Any]:
         "libvirt": said("virsh", "--version"),
         "qemu": said("qemu-img", "--version").splitlines()[0],
         "virtnbdbackup": said("virtnbdbackup", "--version"),
-        "noise": "a sample waits, 20 s at most, until 75 % of the processors' time are idle",
+        "noise": "a sample waits for a while until 75 % of the processors' time are idle",
     }
 
 

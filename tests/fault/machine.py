@@ -145,6 +145,16 @@ class Machine:
     def until_agent_silent(self) -> None:
         wait_until(lambda: not self.agent_answers(seconds=1), "the guest's agent is silent")
 
+    def until_agent_refuses(self) -> None:
+        def refuses() -> bool:
+            try:
+                self.ask_agent("guest-ping", seconds=1)
+            except libvirt.libvirtError as error:
+                return "on fire" in str(error)
+            return False
+
+        wait_until(refuses, "the false agent answers with its error")
+
     # -- hands --------------------------------------------------------------------------------------------------
 
     def hold_push(self, seconds: float = 5.0) -> bool:

@@ -46,7 +46,7 @@ def test_guest_agent_dies_while_the_guest_is_frozen(cell: Cell) -> None:
 @column("guest-agent-refuses", **BOTH)
 def test_guest_agent_answers_with_an_error(cell: Cell) -> None:
     cell.machine.play_in_guest("refuse")
-    cell.machine.until_agent_silent()
+    cell.machine.until_agent_refuses()
     cell.begin()
     cell.fault_is_over()
     cell.until_over()

@@ -58,15 +58,15 @@ class Guest:
     def start(self) -> None:
         """Start it, as its owner does: as often as it takes. Raises the last error after two minutes."""
         deadline = time.monotonic() + START_SECONDS
-        while True:
+        seen = 0
+        while seen < 2:  # a libvirtd that is killed while it starts a VM ends that VM when it is back
             try:
-                self.call(lambda domain: None if domain.isActive() else domain.create())
+                ran = self.call(lambda domain: bool(domain.isActive() or domain.create()))
+                seen = seen + 1 if ran else 0
             except libvirt.libvirtError:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.5)
-            else:
-                return
+            time.sleep(1.0)
 
     def call(self, what: Callable[[libvirt.virDomain], T]) -> T:
         """Do something with the domain on a connection of its own. Raises libvirt.libvirtError."""

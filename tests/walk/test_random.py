@@ -172,9 +172,8 @@ def check(world: World, run: Run) -> None:
     assert run.outcome is Outcome.SUCCEEDED or run.failure is not None
     if run.debris:
         assert any(sweep(world.ports, run) for _ in range(9)), "what is left is removed later"
-    for disk in run.disks:
-        if disk.overlay and disk.overlay in run.left:
-            world.hypervisor.files.pop(disk.overlay, None)  # what was told to a human is done by one
+    for path in [path for path in world.hypervisor.files if path in run.left]:
+        del world.hypervisor.files[path]  # what was told to a human is done by one
     world.assert_home(run)
 
 

@@ -32,6 +32,7 @@ from vmbackup.store.directories import Directories
 from vmbackup.store.journal import NodeJournal
 
 TRACES_SECONDS = 60.0
+SIGNAL_SECONDS = 0.5
 STAND_BY_SECONDS = 1.0
 LAST_EVENTS_SECONDS = 1.0
 
@@ -115,8 +116,11 @@ class Agent:
             self._inventory.start()
             self._watches.start()
             self.health.ready = True
-            while not self._stopping.wait(TRACES_SECONDS):
-                self._look_for_traces()
+            threading.Thread(target=self._look_again, name="traces", daemon=True).start()
+            # In short turns: handlers run in this thread only, and a signal that the kernel gave to another cannot end
+            # its wait (with threads that start children, one SIGTERM in twenty was noticed after the wait only).
+            while not self._stopping.wait(SIGNAL_SECONDS):
+                pass
             left = self._backups.stop(self._grace_seconds)
             for run in left:
                 log.info("%s: left in phase %s to the next agent of this node", run.key, run.phase)
@@ -140,6 +144,10 @@ class Agent:
             else:
                 return True
         return False
+
+    def _look_again(self) -> None:
+        while not self._stopping.wait(TRACES_SECONDS):
+            self._look_for_traces()
 
     def _look_for_traces(self) -> None:
         """Look for what the journal does not know or could not end. Done at the start and from time to time."""

@@ -2,14 +2,17 @@
 sleep 1
 killall -9 qemu-ga
 sleep 1
+greet() {
+    number=${1##*\"id\":}
+    number=${number%%[!0-9]*}
+    echo "{\"return\": $number}" >&3
+}
 (
     exec 3<> "$port"
-    while read -r line <&3; do
+    while :; do
+        read -r line <&3 || usleep 100000
         case $line in
-        *guest-sync*)
-            id=${line##*:}
-            echo "{\"return\": ${id%%\}*}}" >&3
-            ;;
+        *guest-sync*) greet "$line" ;;
         *guest-*) echo '{"error": {"class": "GenericError", "desc": "the disk is on fire"}}' >&3 ;;
         esac
     done

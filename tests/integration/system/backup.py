@@ -31,10 +31,6 @@ class Backup:
         return self.phase == "Done"
 
     @property
-    def percent(self) -> int:
-        return int(self.status.get("progress", {}).get("percent", 0))
-
-    @property
     def bytes_done(self) -> int:
         return int(self.status.get("progress", {}).get("bytesDone", 0))
 

@@ -54,11 +54,6 @@ class Program:
         """SIGTERM, as a kubelet sends it; return the exit code."""
         return self._end(signal.SIGTERM)
 
-    def wait(self) -> int:
-        """Return the exit code of a process that ends by itself."""
-        assert self._process is not None
-        return self._process.wait(END_SECONDS)
-
     def word_count(self) -> int:
         return len(self.last_words(1 << 30).split())
 
