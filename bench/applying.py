@@ -3,15 +3,14 @@
 import contextlib
 import json
 import ssl
-import subprocess
 import threading
 import time
 import urllib.request
 from itertools import count
 
 import libvirt
-from sides import SIDE_SECONDS, write_request
-from stage import DOMAIN, NAMESPACE, Stage, kubectl
+from sides import write_request
+from stage import DOMAIN, NAMESPACE, SIDE_SECONDS, Stage, kubectl, run
 
 POLL_SECONDS = 0.003
 
@@ -35,7 +34,7 @@ class Apply:
         begun = time.perf_counter()
         job = JobWatch(stage.uri, begun)
         command = kubectl(stage, "apply", "-f", str(request))
-        subprocess.run(command, check=True, capture_output=True, timeout=SIDE_SECONDS)
+        run(command)
         self.kubectl.append(time.perf_counter() - begun)
         _wait_for_success(stage, name)
         self.to_start.append(job.seconds())
@@ -43,7 +42,7 @@ class Apply:
     def clean(self) -> None:
         """Remove the VMBackups; not part of any measurement."""
         command = kubectl(self._stage, "delete", "vmbackups", "--all", "-n", NAMESPACE)
-        subprocess.run(command, check=True, capture_output=True, timeout=SIDE_SECONDS)
+        run(command)
 
 
 class JobWatch:

@@ -1,20 +1,17 @@
 """The sides that are measured. Each does one whole backup of the VM and ends when all that it wrote is on disk."""
 
 import itertools
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from stage import DOMAIN, LOCATION, NAMESPACE, VM, Stage
+from stage import DOMAIN, LOCATION, NAMESPACE, SIDE_SECONDS, VM, Stage, run
 
 from vmbackup.api.vmbackup import Outcome, Phase, VMBackupStatus
 from vmbackup.display import message
 from vmbackup.standalone import Settings, Standalone, read_request
 
 VERSION = "vmbackup.dev/v1alpha1"
-SIDE_SECONDS = 300
 
 
 def write_request(path: Path, name: str, method: str) -> Path:
@@ -44,7 +41,7 @@ class Engine:
             request=stage.state / "request.yaml",
             location=stage.sets,
             connect=stage.uri,
-            state=stage.state / "standalone",
+            state=stage.journal,
             min_free="1%",
             allow_monitor=False,
         )
@@ -73,8 +70,8 @@ class CommandLine:
     def __call__(self) -> None:
         stage = self._stage
         request = write_request(stage.state / "request.yaml", "bench", self._method)
-        where = ("--location", str(stage.sets), "--connect", stage.uri, "--state", str(stage.state / "standalone"))
-        _run([sys.executable, "-m", "vmbackup", "run", "-f", str(request), *where, "--min-free", "1%"])
+        where = ("--location", str(stage.sets), "--connect", stage.uri, "--state", str(stage.journal))
+        run([sys.executable, "-m", "vmbackup", "run", "-f", str(request), *where, "--min-free", "1%"])
 
 
 class Virsh:
@@ -91,8 +88,8 @@ class Virsh:
             "</disks></domainbackup>"
         )
         ended = f"event {DOMAIN} job-completed --timeout {SIDE_SECONDS}"
-        _run(["virsh", "-q", "-c", self._stage.uri, f"backup-begin {DOMAIN} {request}; {ended}"])
-        _run(["sync", str(image)])
+        run(["virsh", "-q", "-c", self._stage.uri, f"backup-begin {DOMAIN} {request}; {ended}"])
+        run(["sync", str(image)])
 
 
 class Virtnbdbackup:
@@ -106,7 +103,7 @@ class Virtnbdbackup:
         # Inside the daemon's namespace: with a URI that names a socket it insists on a password.
         scratch = ("-S", str(self._stage.work))
         self._stage.host.run("virtnbdbackup", "-d", DOMAIN, "-l", "copy", "-n", "-o", str(output), *scratch)
-        _run(["sync", *(str(path) for path in output.rglob("*") if path.is_file())])
+        run(["sync", *(str(path) for path in output.rglob("*") if path.is_file())])
 
 
 SCRIPT = """
@@ -127,11 +124,4 @@ class Script:
 
     def __call__(self) -> None:
         stage = self._stage
-        _run(["sh", "-c", SCRIPT, "sh", stage.uri, DOMAIN, str(stage.work), str(stage.disk)])
-
-
-def _run(command: Sequence[str]) -> None:
-    """Raises RuntimeError with what the command said."""
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SIDE_SECONDS)
-    if ended.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {ended.returncode}: {ended.stdout}{ended.stderr}")
+        run(["sh", "-c", SCRIPT, "sh", stage.uri, DOMAIN, str(stage.work), str(stage.disk)])

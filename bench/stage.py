@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ GIB = 1 << 30
 VIRTUAL_BYTES, DATA_BYTES = 4 * GIB, GIB
 NAMESPACE, VM, LOCATION, NODE = "demo", "db", "local", "bench"
 DOMAIN = f"{NAMESPACE}_{VM}"
+SIDE_SECONDS = 300
 READY = """--for=jsonpath={.status.conditions[?(@.type=="Ready")].status}=True"""
 
 
@@ -43,6 +44,11 @@ class Stage:
     @property
     def sets(self) -> Path:
         return self.state / "sets"
+
+    @property
+    def journal(self) -> Path:
+        """The agent's: it ends jobs that look like ours and are in no journal that it knows."""
+        return self.state / "agent"
 
     def prepare(self) -> None:
         """Make it alike for everybody: nothing written waits for the disk, the source is in the page cache."""
@@ -85,6 +91,13 @@ def resident_mib(role: str) -> float:
     raise RuntimeError(f"no {role} runs")
 
 
+def run(command: Sequence[str]) -> None:
+    """Run a command to its end. Raises RuntimeError with what it said when it fails."""
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SIDE_SECONDS)
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {ended.returncode}: {ended.stdout}{ended.stderr}")
+
+
 def kubectl(stage: Stage, *arguments: str) -> list[str]:
     """Return a kubectl command line."""
     cache = stage.cluster.directory / "kubectl-cache"
@@ -102,5 +115,5 @@ def _start_operator(stage: Stage) -> None:
     operator.start(CONTROLLER)
     operator.start(AGENT)
     for what in (f"vmhost/{NODE}", f"vmbackuplocation/{LOCATION}"):
-        subprocess.run(kubectl(stage, "wait", "--for=create", "--timeout=60s", what), check=True, capture_output=True)
-        subprocess.run(kubectl(stage, "wait", READY, "--timeout=60s", what), check=True, capture_output=True)
+        run(kubectl(stage, "wait", "--for=create", "--timeout=60s", what))
+        run(kubectl(stage, "wait", READY, "--timeout=60s", what))

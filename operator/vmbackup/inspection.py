@@ -13,15 +13,15 @@ from rich.console import Console
 
 from vmbackup.api import names
 from vmbackup.api.journal import Freeze, Run
-from vmbackup.api.vmbackup import Outcome
+from vmbackup.api.vmbackup import Outcome, Phase
 from vmbackup.core.facts import DomainFacts
 from vmbackup.errors import VMBackupError
 from vmbackup.hypervisor.libvirtd import Libvirtd
 from vmbackup.store.journal import read_runs
 from vmbackup.tick import on_overlay
 
-Kind = Literal["run", "debt", "debris", "frozen", "stranger", "orphan", "broken record"]
-NEEDS_A_HUMAN = frozenset({"orphan", "broken record"})
+Kind = Literal["run", "debt", "debris", "frozen", "stranger", "stranded", "orphan", "broken record"]
+NEEDS_A_HUMAN = frozenset({"stranded", "orphan", "broken record"})
 
 
 class Finding(NamedTuple):
@@ -51,10 +51,19 @@ def _run(run: Run) -> Finding:
     if run.debris:
         what = f"backup {run.key} is over, its unfinished set {run.location_path}/{run.partial_path} is left"
         return Finding("debris", run.domain, what, "The agent removes it when the location can be used again.")
+    if run.outcome is Outcome.STRANDED and run.phase is Phase.DONE:
+        return _stranded(run)
     where = f"backup {run.key} ({run.method}), attempt {run.attempt}, phase {run.phase}"
     fate = f", will end as {run.outcome}: {run.failure.message if run.failure else ''}" if run.outcome else ""
-    advice = "The agent works on it; it goes on after a restart." if run.outcome is not Outcome.STRANDED else ""
+    advice = "The agent works on it; it goes on after a restart."
     return Finding("run", run.domain, f"{where}{fate}{f'; {run.trouble}' if run.trouble else ''}", advice)
+
+
+def _stranded(run: Run) -> Finding:
+    overlays = ", ".join(disk.overlay for disk in run.disks if disk.overlay)
+    what = f"backup {run.key} left its overlays to you: {run.failure.message if run.failure else overlays}"
+    advice = f"Keep {overlays} and what lies below until you know which is right; see docs/operations.md."
+    return Finding("stranded", run.domain, what, advice)
 
 
 def _debts(run: Run) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,17 @@ from contract.site import (
     targets_of,
     wait_until,
 )
+from fakes.waiting import eventually
 from testbed.guests import Disk, Options, domain_xml, start_guest, write_pattern
 from testbed.hypervisor import Libvirtd as Daemon
 from testbed.images import disk_image, overlay_image, qemu_img
 from vmbackup.api.journal import Run
 from vmbackup.core.ports import Hypervisor
-from vmbackup.core.steps import BeginPush, StartCommit
+from vmbackup.core.steps import BeginPush, DrainStatistics, StartCommit
 from vmbackup.hypervisor.libvirtd import Libvirtd
 from vmbackup.units import MIB
 
+HOLD_TRIES = 5
 HELD_DATA_BYTES = 384 * MIB  # more than QEMU copies before a limit bites
 
 
@@ -95,11 +97,35 @@ class RealSite:
         return Disk(path, wish.target, wish.format, shareable=wish.shareable)
 
     def begin_held(self, run: Run, step: BeginPush | StartCommit | None = None) -> None:
-        with Qmp(self._monitor(run.domain)) as qemu, qemu.slowing():
-            self.hypervisor.perform(run, step or BeginPush(targets_of(run)))
-        with Qmp(self._monitor(run.domain)) as qemu:
-            jobs = qemu.ask("query-block-jobs")
-        assert any(job["offset"] < job["len"] for job in jobs), f"over before it was slowed: {jobs}"
+        act = step or BeginPush(targets_of(run))
+        if isinstance(act, StartCommit):
+            self._hold(run, lambda: self.hypervisor.perform(run, act), lambda: self._cancel(run, act.target))
+        else:
+            paths = [path for _, path in act.targets]
+            self._hold(run, lambda: self.hypervisor.perform(run, act), lambda: self._take_back(run, paths))
+
+    def _hold(self, run: Run, begin: Callable[[], object], undo: Callable[[], None]) -> None:
+        """Begin a job and hold it; on a busy machine it may be over before it could be slowed, then once more."""
+        for _ in range(HOLD_TRIES):
+            with Qmp(self._monitor(run.domain)) as qemu, qemu.slowing():
+                begin()
+            with Qmp(self._monitor(run.domain)) as qemu:
+                jobs = qemu.ask("query-block-jobs")
+            if any(job["offset"] < job["len"] for job in jobs):
+                return
+            undo()
+        raise AssertionError(f"over before it was slowed, {HOLD_TRIES} times: {jobs}")
+
+    def _cancel(self, run: Run, target: str) -> None:
+        with self.domain(run) as domain:
+            domain.blockJobAbort(target)
+
+    def _take_back(self, run: Run, paths: list[str]) -> None:
+        """Forget a push that was too quick, so that it can be begun again."""
+        eventually(lambda: self.hypervisor.observe(run).completed, "the quick job is over", DEADLINE_SECONDS)
+        self.hypervisor.perform(run, DrainStatistics())
+        for path in paths:
+            Path(path).unlink()
 
     def let_go(self, run: Run) -> None:
         with Qmp(self._monitor(run.domain)) as qemu:
@@ -162,8 +188,8 @@ class RealSite:
         xml = (
             f"<domainbackup><disks><disk name='vda' type='file'><target file='{target}'/></disk></disks></domainbackup>"
         )
-        with Qmp(self._monitor(run.domain)) as qemu, self.domain(run) as domain, qemu.slowing():
-            domain.backupBegin(xml, None, 0)
+        with self.domain(run) as domain:
+            self._hold(run, lambda: domain.backupBegin(xml, None, 0), lambda: self._take_back(run, [str(target)]))
 
     def begin_foreign_copy(self, run: Run, target: str) -> None:
         copy = self.daemon.images / f"copy-{run.name}.qcow2"

@@ -29,6 +29,7 @@ from vmbackup.core.steps import (
     HypervisorStep,
     LimitSpeed,
     Pivot,
+    ResumeGuest,
     StartCommit,
     TakeSnapshot,
     ThawGuest,
@@ -146,7 +147,7 @@ class FakeHypervisor:
             self._do(run, step)
             return None
 
-    def _do(self, run: Run, step: HypervisorStep) -> None:
+    def _do(self, run: Run, step: HypervisorStep) -> None:  # noqa: C901 - a table
         match step:
             case AbortJob():
                 if run.domain_uuid in self.domains:
@@ -165,6 +166,8 @@ class FakeHypervisor:
                 self._running(run).start_commit(step.target, step.base, uid=run.uid)
             case Pivot():
                 self._running(run).pivot(step.target, uid=run.uid)
+            case ResumeGuest():
+                self._running(run).paused_by_io_error = False
 
     def _begin_push(self, run: Run, step: BeginPush) -> None:
         if self.libvirt_version < FIRST_FULL_PUSH:

@@ -2,9 +2,12 @@
 
 import fcntl
 import json
+import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +130,21 @@ class Cell:
     def record(self) -> Body:
         """Return the journal's record of the backup, empty when there is none."""
         return dict(json.loads(self.record_bytes() or b"{}"))
+
+    def kill_child(self, program: str) -> None:
+        """Apply a VMBackup and kill the first such child of the agent in the cell's phase, which may be a short one."""
+        for _ in range(CATCHES_MAX):
+            self.begin()
+            while not self._is_over():
+                children = self.stage.agent.children(program) if self.record().get("phase") == self.phase else []
+                for child in children:
+                    with suppress(ProcessLookupError):
+                        os.kill(child, signal.SIGKILL)
+                        return
+            self.until_over()
+            self._end_watch()
+            self.stage.mend(spoiled=False)
+        raise AssertionError(f"no {program} was met in {self.phase} {CATCHES_MAX} times")
 
     def record_bytes(self) -> bytes:
         """Return the record as it is on disk; empty when there is none."""

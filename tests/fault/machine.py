@@ -21,11 +21,11 @@ from testbed.boot import boot_files
 from testbed.errors import TestbedError
 from testbed.guests import Boot, Disk, Options, domain_xml, start_guest, wait_until_ready
 from testbed.hypervisor import Libvirtd
-from testbed.images import disk_image, overlay_image, sequence_numbers
+from testbed.images import overlay_image, qemu_img, sequence_numbers
 from vmbackup.units import MIB
 
 NAME, SHORT_NAME, NAMESPACE = "fault_web", "web", "fault"
-GOLDEN_MIB, RAW_MIB = 256, 64
+GOLDEN_MIB, RAW_MIB, PIECE_BYTES = 256, 64, 64 << 10
 SEQUENCE_REST_MICROSECONDS = 30_000
 TROUBLE = re.compile(r".*(?:I/O error|sequence:|EXT4-fs error|Kernel panic).*")
 AGENT_SECONDS = 10
@@ -56,12 +56,12 @@ class Machine:
         for directory in (self.disks, self._boot):
             directory.mkdir(mode=0o755, exist_ok=True)
         self.foreign.write_text("not ours\n")
-        disk_image(self.golden, "qcow2", GOLDEN_MIB * MIB, (GOLDEN_MIB - 32) * MIB)
+        scattered_image(self.golden, "qcow2", GOLDEN_MIB * MIB)
         self.golden_digest = digest(self.golden)
         vda = overlay_image(self.disks / "vda.qcow2", self.golden)
         zero = f"write -z 0 {MIB}"  # no partitions: the guest makes its own
         subprocess.run(["qemu-io", "-f", "qcow2", "-c", zero, str(vda)], check=True, capture_output=True)
-        vdb = disk_image(self.disks / "vdb.raw", "raw", RAW_MIB * MIB, RAW_MIB * MIB // 2)
+        vdb = scattered_image(self.disks / "vdb.raw", "raw", RAW_MIB * MIB)
         uuid = start_guest(self.host.uri, self._xml(vda, vdb))
         self.vm = VM(self.host, NAME, uuid, self.disks, {"vda": vda, "vdb": vdb})
         with self.vm.domain() as domain:
@@ -238,6 +238,24 @@ def _set_speed(domain: libvirt.virDomain, bytes_per_second: int) -> bool:
         with suppress(libvirt.libvirtError, KeyError):  # it has ended meanwhile
             _ask_qemu(domain, "block-job-set-speed", device=job["device"], speed=bytes_per_second)
     return bool(jobs)
+
+
+def scattered_image(path: Path, image_format: str, virtual_bytes: int) -> Path:
+    """Make an image whose every other 64 KiB are random data.
+
+    QEMU copies at most one piece of data at a time with each of its 64 workers; with pieces of many MiB a whole disk
+    would be under way before a job could be held.
+    """
+    raw = path if image_format == "raw" else path.with_name(f"{path.name}.raw")
+    block = os.urandom(PIECE_BYTES)
+    with raw.open("wb") as file:
+        for offset in range(2 * PIECE_BYTES, virtual_bytes, 2 * PIECE_BYTES):
+            os.pwrite(file.fileno(), offset.to_bytes(8, "little") + block[8:], offset)
+        file.truncate(virtual_bytes)
+    if raw != path:
+        qemu_img("convert", "-f", "raw", "-O", image_format, str(raw), str(path))
+        raw.unlink()
+    return path
 
 
 def digest(path: Path) -> str:

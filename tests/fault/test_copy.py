@@ -18,10 +18,17 @@ def strike(cell: Cell, number: signal.Signals) -> None:
 
 
 @column("copy-killed", snapshot=("Copying",))
-@column("check-killed", push=("Verifying",), snapshot=("Verifying",))
-def test_child_is_killed(cell: Cell) -> None:
+def test_copy_is_killed(cell: Cell) -> None:
     cell.catch(when=has_child)
     strike(cell, signal.SIGKILL)
+    cell.ends(says="signal 9", attempts=2)
+
+
+@column("check-killed", push=("Verifying",), snapshot=("Verifying",))
+def test_check_is_killed(cell: Cell) -> None:
+    cell.kill_child("qemu-img")
+    cell.fault_is_over()
+    cell.until_home()
     cell.ends(says="signal 9", attempts=2)
 
 

@@ -20,9 +20,11 @@ def second(request: pytest.FixtureRequest, whole_stage: Stage) -> Iterator[Proce
     second = whole_stage.new_agent("second-agent", state)
     second.log.unlink(missing_ok=True)
     second.start()
-    assert patiently(second.last_words, 20), "the second agent says nothing"
-    yield second
-    second.kill()
+    try:
+        assert patiently(lambda: "stands by" in second.last_words(), 20), "the second agent does not stand by"
+        yield second
+    finally:
+        second.kill()
 
 
 @column("second-agent", push=("Copying",), snapshot=("Copying",))

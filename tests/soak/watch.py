@@ -19,6 +19,7 @@ STILL_SECONDS = 60.0  # a counter that stands still for so long, on two busy cor
 FROZEN_SECONDS = 30.0
 PAUSED_SECONDS = 15.0
 RSS_BYTES_MAX = 400 << 20
+SAID_LOOKS = 10
 
 
 class Watch:
@@ -103,6 +104,8 @@ class Watch:
             found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid(program)}/status").read_text())
             if found:
                 rss_bytes = int(found[1]) << 10
+                if len(self.rss_bytes.get(name, ())) % SAID_LOOKS == 0:
+                    self.record.say(f"{name} uses {rss_bytes >> 20} MiB")
                 self.rss_bytes.setdefault(name, []).append(rss_bytes)
                 if rss_bytes > RSS_BYTES_MAX:
                     self.record.violation("memory", name, f"{rss_bytes >> 20} MiB")

@@ -13,7 +13,7 @@ from vmbackup.agent.claim import Claim, Claims
 from vmbackup.agent.tidings import EventfulLedger, QuietLedger
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Run
-from vmbackup.api.vmbackup import VMBackup
+from vmbackup.api.vmbackup import Outcome, Phase, VMBackup
 from vmbackup.cluster.errors import Denied, NotFound
 from vmbackup.core.facts import Wishes
 from vmbackup.core.plan import plan
@@ -33,13 +33,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Served:
-    """One backup that a thread works on. `latest`: what the watch has said of it meanwhile.
+    """One backup that a thread works on. `latest`: what the watch has said of it meanwhile; `gone`: that it is gone.
 
     `nameless`: a rescue that knows the UID only.
     """
 
     uid: str
     latest: VMBackup | None = None
+    gone: bool = False
     nameless: bool = False
     woken: threading.Event = field(default_factory=threading.Event)
 
@@ -70,7 +71,7 @@ class Backups:
         with self._lock:
             served = self._served.get(backup.metadata.uid)
             if served is not None:
-                served.latest = None if gone else backup
+                served.latest, served.gone = (None, True) if gone else (backup, False)
         if served is not None:
             if wishes.cancel or wishes.deleted:
                 served.woken.set()
@@ -97,13 +98,20 @@ class Backups:
                 self._serve(run.uid, self._going_on(run))
 
     def sweep(self) -> None:
-        """Remove unfinished sets of runs that are over: their location could not be used when they ended."""
+        """Remove unfinished sets of runs that are over: their location could not be used when they ended.
+
+        Runs whose overlays a human had to decide about are forgotten when those are gone.
+        """
         for run in self._journal.runs():
             with self._lock:
                 busy = run.uid in self._served
             if run.debris and not busy and sweep(self._ports, run):
                 log.info("%s: its unfinished set %s/%s is removed", run.key, run.location_path, run.partial_path)
-                self._journal.forget(run)
+                swept = run.model_copy(update={"debris": False})
+                self._journal.record(swept)
+                self._forget(swept)
+            elif run.outcome is Outcome.STRANDED and run.phase is Phase.DONE and not busy:
+                self._forget(run)
 
     def _known(self) -> set[str]:
         with self._lock:
@@ -113,14 +121,15 @@ class Backups:
         return next((run for run in self._journal.runs() if run.uid == uid), None)
 
     def stop(self, grace_seconds: float) -> list[Run]:
-        """Begin nothing more and take VMs off our overlays; return the runs that are left to the next agent.
+        """Begin nothing more, thaw guests, take VMs off our overlays; return the runs that are left to the next agent.
 
         A push job goes on in QEMU without us, so it is left to run; overlays would grow unwatched.
         """
         self._ledger.stop()
         self.wake()
         deadline = time.monotonic() + grace_seconds
-        while any(on_overlay(run) for run in self._journal.runs()):
+        time.sleep(STOP_LOOK_SECONDS)  # a move that was decided before is written down by then
+        while any(needs_us(run) for run in self._journal.runs()):
             if time.monotonic() > deadline:
                 break
             time.sleep(STOP_LOOK_SECONDS)
@@ -140,7 +149,7 @@ class Backups:
     def _serve(self, uid: str, work: Callable[[Served], None], latest: VMBackup | None = None) -> None:
         with self._lock:
             if uid in self._served:
-                self._served[uid].latest = latest
+                self._served[uid].latest = latest or self._served[uid].latest
                 return
             if self._ledger.stopping:
                 return
@@ -164,6 +173,8 @@ class Backups:
                     work = self._going_on(left)
         with self._lock:
             del self._served[served.uid]
+        if served.gone:
+            self._ledger.forget(served.uid)
         if served.nameless and served.latest is not None:
             self.heard(served.latest, gone=False)  # the VM is home: now the backup itself can go on
 
@@ -245,7 +256,7 @@ class Backups:
                 log.warning("%s: %s", run.key, reason.message)
                 served.pause(LOOK_AGAIN_SECONDS)
         if served.nameless:
-            self._journal.forget(run)
+            self._forget(run)
         else:
             self._tell_end(run)
 
@@ -260,5 +271,19 @@ class Backups:
         """The journal is kept until the end was told, or nobody is left to be told."""
         while not self._ledger.flush(run.uid, FLUSH_SECONDS):
             log.warning("%s: its end could not be told yet", run.key)
-        if not run.debris:
+        self._forget(run)
+
+    def _forget(self, run: Run) -> None:
+        """Drop the record of a run that is over, unless something of it is left.
+
+        While an overlay awaits a human's decision its UID stays known: what it holds may be older than its base, and
+        a rescue would merge it as soon as the VM was started on it.
+        """
+        undecided = run.outcome is Outcome.STRANDED and not run.covered and self._ports.store.observe(run).overlay_bytes
+        if not run.debris and not undecided:
             self._journal.forget(run)
+
+
+def needs_us(run: Run) -> bool:
+    """Return whether a VM must not be left alone in this state: frozen, about to be touched, or on our overlay."""
+    return on_overlay(run) or run.maybe_frozen or run.phase in (Phase.STARTING, Phase.SNAPSHOTTING)

@@ -27,6 +27,7 @@ from vmbackup.door.logs import log_to_stderr
 from vmbackup.door.watches import Subscription, Watches
 from vmbackup.errors import NotYet, VMBackupError
 from vmbackup.hypervisor.libvirtd import Libvirtd
+from vmbackup.hypervisor.sole import sole
 from vmbackup.store.clock import SteadyClock
 from vmbackup.store.directories import Directories
 from vmbackup.store.journal import NodeJournal
@@ -67,11 +68,12 @@ class Agent:
         kubeconfig = find_kubeconfig(settings.kubeconfig)
         client = Client(kubeconfig, field_manager=names.FIELD_MANAGER_AGENT)
         resources = Resources(client)
+        self._connect = settings.connect
         self._hypervisor = Libvirtd(settings.connect, may_use_monitor=settings.allow_monitor)
         self._recorder = Recorder(client, component=names.FIELD_MANAGER_AGENT, instance=settings.node)
-        self._ledger = StatusLedger(resources, executor)
         self._journal = journal = NodeJournal(settings.state)
         clock = SteadyClock(settings.state, busy=bool(journal.runs()))
+        self._ledger = StatusLedger(resources, executor, now=clock.now)
         store = Directories(domain_xml=self._hypervisor.domain_xml, wake=self._wake, node=settings.node)
         ledger = EventfulLedger(self._ledger, self._recorder)
         claims = Claims(
@@ -135,7 +137,10 @@ class Agent:
         said = ""
         while not self._stopping.is_set():
             try:
-                stack.enter_context(self._journal.sole())
+                with ExitStack() as taken_up:
+                    taken_up.enter_context(self._journal.sole())
+                    taken_up.enter_context(sole(self._connect))
+                    stack.enter_context(taken_up.pop_all())
             except NotYet as taken:
                 if said != taken.message:
                     said = taken.message

@@ -24,11 +24,12 @@ class EventfulLedger:
 
     def report(self, run: Run, facts: Facts) -> None:
         self._ledger.report(run, facts)
-        mark = (run.attempt, run.outcome, run.trouble, run.phase is Phase.DONE, run.phase is Phase.ASSIGNED)
+        mark = (run.trouble, run.attempt, run.outcome, run.phase is Phase.DONE, run.phase is Phase.ASSIGNED)
         before = self._told.get(run.uid)
         if mark != before:
             self._told[run.uid] = mark
-            self._tell(run, first=before is None)
+            new_trouble = run.trouble != "" and (before is None or run.trouble != before[0])
+            self._tell(run, first=before is None, new_trouble=new_trouble)
 
     def wishes(self, run: Run) -> Wishes:
         return replace(self._ledger.wishes(run), stopping=self.stopping)
@@ -58,9 +59,11 @@ class EventfulLedger:
         self._ledger.refuses(backup, reason)
         self._record(backup.metadata, "Warning", reason.reason, reason.message)
 
-    def _tell(self, run: Run, *, first: bool) -> None:
+    def _tell(self, run: Run, *, first: bool, new_trouble: bool) -> None:
         metadata = ObjectMeta(name=run.name, namespace=run.namespace, uid=run.uid)
-        if run.failure is not None and (run.outcome is not None or run.phase is Phase.ASSIGNED):
+        if new_trouble and run.phase is not Phase.DONE:
+            self._record(metadata, "Warning", "Retrying", run.trouble)
+        elif run.failure is not None and (run.outcome is not None or run.phase is Phase.ASSIGNED):
             note = f"{run.failure.message} (attempt {run.attempt})"
             self._record(metadata, "Warning", run.failure.reason, note)
         elif run.outcome is Outcome.SUCCEEDED:

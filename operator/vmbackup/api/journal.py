@@ -80,6 +80,7 @@ class Run(Document):
     domain_uuid: str
     vm: str = Field(description="The VM's name as the user writes it.")
     instance: str = Field(description="The QEMU process at the start: boot, pid and start time.")
+    paused: bool = Field(default=False, description="The VM was paused when the attempt was planned.")
     spec: VMBackupSpec
     location_path: str
     min_free: str = Field(default="5%", description="Space that the location must keep free: bytes or percent.")
@@ -107,10 +108,12 @@ class Run(Document):
     frozen_at: float | None = None
     frozen_milliseconds: int | None = None
     thaw_tries: int = 0
+    resume_tries: int = 0
     quiesced: Quiesced | None = None
     point_in_time: float | None = Field(default=None, description="When the copy's content was fixed.")
     made: bool = Field(default=False, description="The working directory of this attempt was intended.")
     debris: bool = Field(default=False, description="The run is over, but its working directory may still be there.")
+    covered: bool = Field(default=False, description="Stranded below somebody's layer: merged when that is gone.")
     began: bool = Field(default=False, description="The push job or the snapshot was intended.")
     named: bool = Field(default=False, description="The rename of the set to its final name was intended.")
     limited: bool = Field(default=False, description="The speed limit is in force.")

@@ -25,17 +25,21 @@ from vmbackup.core.rules import (
     vm_gone,
 )
 from vmbackup.core.snapshot import SNAPSHOT
-from vmbackup.core.steps import ThawGuest
+from vmbackup.core.steps import ResumeGuest, ThawGuest
 from vmbackup.units import human_seconds
 
 HYPERVISOR_AWAY_SECONDS = 1.0
 THAW_REST_SECONDS = 1.0
+RESUME_REST_SECONDS = 1.0
+RESUME_TRIES_MAX = 5
 # A freeze that was confirmed is undone with more patience than one of which nothing is known but that it failed.
 THAW_TRIES_MAX = {Freeze.INTENDED: 5, Freeze.FROZEN: 60}
 TABLES: dict[Method, Table] = {Method.PUSH: PUSH, Method.SNAPSHOT: SNAPSHOT}
 
 # The phases in which a frozen guest is what we want, for a moment; in all others it is thawed first.
 POINT_IN_TIME = frozenset({Phase.FREEZING, Phase.STARTING, Phase.SNAPSHOTTING})
+# The guest writes to its own disks again, and no job of ours hinders it.
+DISKS_AT_HOME = frozenset({Phase.CLEANING, Phase.VERIFYING, Phase.DISCARDING})
 # From here on the outcome is fixed by what is on the disk.
 SETTLED = frozenset({Phase.PUBLISHING, Phase.DISCARDING, Phase.DONE})
 
@@ -56,7 +60,7 @@ def _thawed(view: View) -> dict[str, object]:
     frozen_milliseconds = view.facts.last.value if view.facts.last else None
     if frozen_milliseconds is None:  # who froze it is gone, and with it the watchdog: it may have lasted until now
         frozen_milliseconds = max(0, round((view.now - (view.run.frozen_at or view.now)) * 1000))
-    changes: dict[str, object] = {"freeze": Freeze.OVER, "frozen_milliseconds": frozen_milliseconds}
+    changes: dict[str, object] = {"freeze": Freeze.OVER, "frozen_milliseconds": frozen_milliseconds, "trouble": ""}
     in_time = frozen_milliseconds < FREEZE_LIMIT_SECONDS * 1000
     if view.run.quiesced is None or not view.run.quiesced.done or in_time:
         return changes
@@ -84,6 +88,32 @@ def _thaw_given_up(view: View) -> dict[str, object]:
     if view.run.freeze is Freeze.FROZEN:
         changes |= _ended(Outcome.STRANDED, Reason.FREEZE_FAILED, f"VM {view.run.domain}: {message}")
     return changes
+
+
+def _to_resume(view: View) -> bool:
+    """Return whether QEMU has paused the guest for an I/O error meanwhile, and what it was for is over."""
+    seen, run = view.facts.domain, view.run
+    paused = seen is not None and seen.paused_by_io_error and not run.paused
+    return paused and run.began and run.phase in DISKS_AT_HOME and run.resume_tries <= RESUME_TRIES_MAX
+
+
+def _no_more_resumes(view: View) -> bool:
+    return _to_resume(view) and view.run.resume_tries == RESUME_TRIES_MAX
+
+
+def _stays_paused(view: View) -> dict[str, object]:
+    domain = view.run.domain
+    words = f"VM {domain} is paused by an I/O error: look at its storage, then run 'virsh resume {domain}'."
+    return {"resume_tries": RESUME_TRIES_MAX + 1, "left": f"{view.run.left} {words}".strip()}
+
+
+def _resumed_in_vain(view: View) -> bool:
+    return _to_resume(view) and view.facts.last is not None and isinstance(view.facts.last.step, ResumeGuest)
+
+
+def _resume_intended(view: View) -> dict[str, object]:
+    trouble = f"VM {view.run.domain}: QEMU has paused the guest for an I/O error; it is told to go on"
+    return {"resume_tries": view.run.resume_tries + 1, "trouble": trouble}
 
 
 PRELUDE = (
@@ -118,6 +148,9 @@ PRELUDE = (
         _to_thaw,
         Act(lambda _: ThawGuest(), lambda view: {"thaw_tries": view.run.thaw_tries + 1}),
     ),
+    Rule("stays paused", _no_more_resumes, Write(_stays_paused)),
+    Rule("resumed in vain", _resumed_in_vain, Wait(RESUME_REST_SECONDS)),
+    Rule("paused by an I/O error", _to_resume, Act(lambda _: ResumeGuest(), _resume_intended)),
 )
 
 

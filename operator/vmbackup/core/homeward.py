@@ -56,7 +56,21 @@ def lost(view: View) -> bool:
 def stranded(view: View) -> dict[str, object]:
     disk = _disk(view, Position.LOST)
     message = f"VM {view.run.domain}, disk {disk.target}: {_loss(view, disk)}"
-    return {"outcome": Outcome.STRANDED, "failure": Failure(reason=Reason.OVERLAY_ORPHANED, message=message)}
+    failure = Failure(reason=Reason.OVERLAY_ORPHANED, message=message)
+    lost_ones = [each for each in view.run.disks if positions(view)[each.target] is Position.LOST]
+    covered = all(_covered(view, each) for each in lost_ones)
+    return {"outcome": Outcome.STRANDED, "failure": failure, "covered": covered}
+
+
+def _covered(view: View, disk: RunDisk) -> bool:
+    """Return whether our overlay is in use below somebody else's layer, right above its base: nothing is lost."""
+    seen = view.domain.disk(disk.target)
+    chain = [image.path for image in seen.backing] if seen is not None else []
+    return view.domain.alive and disk.source in chain and chain.index(disk.source) - 1 == _place(chain, disk.overlay)
+
+
+def _place(chain: list[str], path: str) -> int | None:
+    return chain.index(path) if path in chain else None
 
 
 def _loss(view: View, disk: RunDisk) -> str:
@@ -66,6 +80,19 @@ def _loss(view: View, disk: RunDisk) -> str:
             f"the guest runs on {disk.source}, but the VM's definition names our overlay {disk.overlay}, so its next "
             f"start would be on old data. Nothing was removed. Put {disk.source} into the definition (virsh edit), "
             "then remove the overlay by hand."
+        )
+    if seen is not None and _covered(view, disk):
+        return (
+            f"somebody's layer {seen.source} lies on our overlay {disk.overlay}, so it cannot be merged. Nothing is "
+            "lost: keep all files. Merge that layer (virsh blockcommit --active --shallow --pivot); then the agent "
+            "takes the VM home by itself."
+        )
+    if seen is not None and seen.source == disk.overlay:
+        below = seen.backing[0].path if seen.backing else "nothing"
+        return (
+            f"the guest runs on our overlay {disk.overlay}, but below it lies {below} instead of {disk.source}: "
+            "somebody changed the chain. Nothing was merged or removed: keep all files. See whose image that is, "
+            "and whether the overlay may be merged into it (virsh blockcommit --active --shallow --pivot)."
         )
     return (
         f"the guest runs on {seen.source if seen else 'no such disk'} while the overlay {disk.overlay} may hold "
@@ -138,13 +165,16 @@ def not_removed(view: View) -> str:
 
 
 def overlay_stays(view: View) -> bool:
-    return to_remove(view) is not None and not view.run.left
+    """Return whether a file has to be left and that was not noted yet."""
+    disk = to_remove(view)
+    return disk is not None and disk.overlay not in view.run.left
 
 
 def left_behind(view: View) -> dict[str, object]:
     there, where = view.store.overlay_bytes, positions(view)
     paths = [disk.overlay for disk in view.run.disks if disk.target in there and where[disk.target] in AT_BASE]
-    return {"left": f"Merged and of no use, but not removed: {', '.join(paths)} ({view.run.trouble})."}
+    words = f"Merged and of no use, but not removed: {', '.join(paths)} ({view.run.trouble})."
+    return {"left": f"{view.run.left} {words}".strip()}
 
 
 def pivoted_in_vain(view: View) -> bool:
@@ -166,6 +196,11 @@ def off_words(view: View) -> str:
         f"VM {view.run.domain} is off and its definition names our overlay {disk.overlay}{there}; start it, and it is "
         "taken home"
     )
+
+
+def commit_rests(view: View) -> bool:
+    """Return whether nothing is merged now, since the last commit has died or was refused."""
+    return first(view, Position.ON_OVERLAY) is not None and first(view, Position.MERGING) is None
 
 
 def merging_words(view: View) -> str:

@@ -50,6 +50,7 @@ def plan(request: Request, domain: DomainFacts, host: HostFacts, now: float) -> 
         domain_uuid=domain.uuid,
         vm=request.spec.source.name,
         instance=domain.instance,
+        paused=domain.state == "paused",
         spec=request.spec,
         location_path=request.location_path,
         overlay_directory=request.overlay_directory,

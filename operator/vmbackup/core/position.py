@@ -44,7 +44,14 @@ def position(view: View, disk: RunDisk) -> Position:
         return _off_overlay(view, seen, disk)
     if seen.source == disk.overlay:
         return _on_overlay(view.domain, seen, disk)
-    return Position.LOST
+    return Position.NEVER_LEFT if _never_taken(view, seen, disk) else Position.LOST
+
+
+def _never_taken(view: View, seen: DiskFacts, disk: RunDisk) -> bool:
+    """Return whether somebody moved the disk before our snapshot, which then was not taken: our overlay is nowhere."""
+    chain = (seen.inactive_source, *(image.path for image in seen.backing))
+    nowhere = view.store.overlay_bytes.get(disk.target) is None and disk.overlay not in chain
+    return nowhere and not disk.pivot_instance and view.run.phase in (Phase.SNAPSHOTTING, Phase.CLEANING)
 
 
 def defined_on_overlay(seen: DiskFacts, disk: RunDisk) -> bool:

@@ -110,6 +110,7 @@ SNAPSHOT: Table = {
         Rule("commit refused", failed(StartCommit), Retry()),
         Rule("VM is off", homeward.some(Position.OFF), Wait(5.0, homeward.off_words)),
         Rule("an overlay to merge", homeward.overlay_waits, Act(homeward.commit, homeward.commit_intended)),
+        Rule("the commit rests", homeward.commit_rests, Wait(1.0)),
         Rule("merging", always, Wait(0.2, homeward.merging_words)),
     ),
     # QEMU is told to write to the base. After a crash the source in the XML tells whether it does.

@@ -63,6 +63,11 @@ class Pivot:
 
 
 @dataclass(frozen=True)
+class ResumeGuest:
+    """Let a guest run on that QEMU has paused for an I/O error: its overlay, or the set, had no more room."""
+
+
+@dataclass(frozen=True)
 class MakeDirectory:
     """Make the `.partial` directory of this attempt and write domain.xml into it."""
 
@@ -108,7 +113,16 @@ class Discard:
 
 
 HypervisorStep = (
-    DrainStatistics | FreezeGuest | ThawGuest | BeginPush | LimitSpeed | AbortJob | TakeSnapshot | StartCommit | Pivot
+    DrainStatistics
+    | FreezeGuest
+    | ThawGuest
+    | BeginPush
+    | LimitSpeed
+    | AbortJob
+    | TakeSnapshot
+    | StartCommit
+    | Pivot
+    | ResumeGuest
 )
 StoreStep = MakeDirectory | StartCopy | StopWorks | RemoveOverlay | StartVerification | Publish | Discard
 Step = HypervisorStep | StoreStep

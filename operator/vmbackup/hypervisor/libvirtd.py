@@ -17,6 +17,7 @@ from vmbackup.core.steps import (
     HypervisorStep,
     LimitSpeed,
     Pivot,
+    ResumeGuest,
     StartCommit,
     TakeSnapshot,
     ThawGuest,
@@ -122,7 +123,9 @@ class Libvirtd:
 
     @staticmethod
     def _act(
-        domain: libvirt.virDomain, run: Run, step: DrainStatistics | BeginPush | TakeSnapshot | StartCommit | Pivot
+        domain: libvirt.virDomain,
+        run: Run,
+        step: DrainStatistics | BeginPush | TakeSnapshot | StartCommit | Pivot | ResumeGuest,
     ) -> None:
         match step:
             case DrainStatistics():
@@ -135,6 +138,8 @@ class Libvirtd:
                 perform.start_commit(domain, run, step)
             case Pivot():
                 perform.pivot(domain, run, step)
+            case ResumeGuest():
+                perform.resume_guest(domain, run)
 
     def _abort(self, run: Run) -> None:
         with fresh_connection(self._uri) as connection, attempt(f"VM {run.domain}: aborting the push backup"):

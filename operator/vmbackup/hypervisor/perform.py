@@ -1,6 +1,7 @@
 """Steps that act on disks: each a few libvirt calls, after a look whether the VM is as the step expects it."""
 
 import posixpath
+from collections.abc import Iterable, Mapping
 
 import libvirt
 
@@ -87,7 +88,9 @@ def take_snapshot(domain: libvirt.virDomain, run: Run, step: TakeSnapshot) -> No
     what = f"VM {run.domain}: snapshot of {_listed(step.overlays)}"
     with attempt(what, Reason.SNAPSHOT_FAILED):
         _check_idle(domain, run, what)
-        xml = snapshot_xml(read_live(domain).disks, dict(step.overlays))
+        disks = read_live(domain).disks
+        _check_sources(run, disks, dict(step.overlays), what)
+        xml = snapshot_xml(disks, dict(step.overlays))
         domain.snapshotCreateXML(xml, SNAPSHOT_FLAGS)
 
 
@@ -117,6 +120,13 @@ def pivot(domain: libvirt.virDomain, run: Run, step: Pivot) -> None:
         domain.blockJobAbort(step.target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
 
 
+def resume_guest(domain: libvirt.virDomain, run: Run) -> None:
+    """Resume a guest that an I/O error has paused; one that runs, or was paused by somebody, is left as it is."""
+    with attempt(f"VM {run.domain}: resuming it after an I/O error"):
+        if domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]:
+            domain.resume()
+
+
 def _check_idle(domain: libvirt.virDomain, run: Run, what: str) -> None:
     """See that no job runs. libvirt itself would wait 30 seconds for the job lock before it refuses.
 
@@ -129,6 +139,21 @@ def _check_idle(domain: libvirt.virDomain, run: Run, what: str) -> None:
     if targets and is_ours(run, targets):
         raise Refused(Reason.BACKUP_JOB_FAILED, f"{what}: not begun, our own push job runs already.")
     raise NotYet(Reason.FOREIGN_JOB, f"{what}: not begun, a {operation} job runs that is not ours.")
+
+
+def _check_sources(run: Run, disks: Iterable[DiskFacts], overlays: Mapping[str, str], what: str) -> None:
+    """See that our overlays come right above the recorded bases: somebody may have moved a disk since the plan.
+
+    Raises: Failed: they would not (`heals`).
+    """
+    for disk in disks:
+        if disk.target in overlays and disk.source != run.disk(disk.target).source:
+            raise Failed(
+                Reason.SNAPSHOT_FAILED,
+                f"{what}: not taken, disk {disk.target} is on {disk.source} now, not on "
+                f"{run.disk(disk.target).source} any more. Somebody changed its chain; see `virsh domblklist`.",
+                heals=True,
+            )
 
 
 def _on_our_overlay(domain: libvirt.virDomain, run: Run, target: str, what: str) -> DiskFacts:

@@ -29,13 +29,13 @@ class SteadyClock:
     def _read(self) -> float | None:
         try:
             kept = json.loads(self._path.read_text())
-            return float(kept["offsetSeconds"]) if kept["bootId"] == _boot_id() else None
+            return float(kept["offsetSeconds"]) if kept["bootId"] == boot_id() else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def _write(self) -> None:
         fresh = self._path.with_suffix(".new")
-        fresh.write_text(json.dumps({"bootId": _boot_id(), "offsetSeconds": self._offset_seconds}))
+        fresh.write_text(json.dumps({"bootId": boot_id(), "offsetSeconds": self._offset_seconds}))
         os.replace(fresh, self._path)
 
 
@@ -43,5 +43,6 @@ def _since_boot() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """Return what tells this run of the node from the ones before."""
     return BOOT_ID.read_text().strip()

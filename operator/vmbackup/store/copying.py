@@ -25,7 +25,7 @@ from vmbackup.errors import Failed
 from vmbackup.store.children import Limits, run_child
 from vmbackup.store.locks import is_written
 from vmbackup.store.sources import Layer
-from vmbackup.store.works import Result, Task
+from vmbackup.store.works import READ_BYTES, Result, Task
 from vmbackup.units import MIB
 
 FICLONE = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h; fcntl has no name for it before Python 3.12
@@ -123,7 +123,7 @@ def _move(source: int, image: int, offset: int, count: int) -> int:
 
 def _move_through_us(source: int, image: int, offset: int, count: int) -> int:
     """Copy between two file systems, which copy_file_range refuses (EXDEV)."""
-    data = os.pread(source, min(count, 4 * MIB), offset)
+    data = os.pread(source, min(count, READ_BYTES), offset)
     written = 0
     while written < len(data):
         written += os.pwrite(image, data[written:] if written else data, offset + written)

@@ -25,6 +25,7 @@ from vmbackup.core.steps import (
 )
 from vmbackup.errors import Failed, NotYet, VMBackupError
 from vmbackup.store.asking import Asker
+from vmbackup.store.clock import boot_id
 from vmbackup.store.copying import copy_disk
 from vmbackup.store.locks import is_open
 from vmbackup.store.overlays import make_overlay_directory, overlay_bytes, overlay_free_bytes, remove_overlay
@@ -142,12 +143,27 @@ class Directories:
             return copy_disk(task, run, disk, layers, image)
 
     def _verify(self, task: Task, run: Run, disk: RunDisk) -> Result:
+        _check_same_boot(run, disk)
         with location_directory(run.location_path) as location, below(location, run.partial_path) as partial:
             image = open_file(partial, disk.image)
             try:
                 return verify_image(task, run, disk, image)
             finally:
                 os.close(image)
+
+
+def _check_same_boot(run: Run, disk: RunDisk) -> None:
+    """See that nothing of a push is lost with the memory of a node that went down.
+
+    libvirt tells the end of the job before QEMU has synced the image; what was copied by us is synced before it counts.
+    Raises: Failed: the node was started anew since the run began.
+    """
+    if run.method is Method.PUSH and not run.instance.startswith(f"{boot_id()}."):
+        raise Failed(
+            Reason.VERIFICATION_FAILED,
+            f"{disk.image}: the node was restarted before the image was on disk for certain",
+            heals=True,
+        )
 
 
 def _open_images(location: int, run: Run) -> Iterator[str]:

@@ -13,8 +13,8 @@ from vmbackup.store.children import OUTPUT_BYTES_MAX, Limits, run_child
 from vmbackup.store.copying import allocated_bytes
 from vmbackup.store.locks import is_open
 from vmbackup.store.qcow2 import read_header
-from vmbackup.store.works import Result, Task
-from vmbackup.units import GIB, MIB, human_bytes
+from vmbackup.store.works import READ_BYTES, Result, Task
+from vmbackup.units import GIB, human_bytes
 
 UNLOCK_SECONDS = 60.0
 CHECK_CPU_SECONDS = 3600
@@ -91,7 +91,7 @@ def _check(task: Task, run: Run, disk: RunDisk, image: int) -> None:
 def _digest(task: Task, image: int) -> str:
     digest = hashlib.sha256()
     offset = 0
-    while data := os.pread(image, 8 * MIB, offset):
+    while data := os.pread(image, READ_BYTES, offset):
         task.check()
         digest.update(data)
         offset += len(data)

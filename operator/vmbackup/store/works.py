@@ -13,8 +13,10 @@ from vmbackup.api.journal import Run
 from vmbackup.core.facts import Work
 from vmbackup.core.ports import Wake
 from vmbackup.errors import Failed, VMBackupError
+from vmbackup.units import MIB
 
 STOP_SECONDS = 10.0
+READ_BYTES = MIB  # at a time: the C library keeps what a thread once used, 16 MiB for each of many threads with 8 MiB
 _log = logging.getLogger(__name__)
 
 

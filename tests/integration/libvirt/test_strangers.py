@@ -7,7 +7,7 @@ import pytest
 
 from integration.libvirt.alone import Alone, run_alone
 from integration.libvirt.machines import VM, ask_qemu, same_content, wait_until
-from integration.libvirt.releases import methods, pushing
+from integration.libvirt.releases import methods, pushing, releases
 from integration.libvirt.rig import Rig
 from integration.libvirt.sets import assert_nothing_published
 from testbed.guests import Disk
@@ -157,6 +157,28 @@ def test_stranger_who_is_a_moment_faster_is_not_touched(rig: Rig, method: str, m
     assert push_runs(vm), "the stranger's job was touched"
     assert rig.sets() == []
     end_push(vm)
+    run = backup.end()
+    assert run.outcome is Outcome.SUCCEEDED, run.failure
+    assert vm.portrait().live["vda"][0] == str(vm.paths["vda"])
+    assert rig.debris() == []
+
+
+@releases
+def test_stranger_moves_the_disk_a_moment_before_our_snapshot(rig: Rig) -> None:
+    """Our overlay would come above his, and never home to the disk that we know."""
+    vm = rig.vm()
+    come: list[str] = []
+
+    def hook(seen: str, _run: object) -> None:
+        if seen == "before TakeSnapshot" and not come:
+            begin_snapshot(vm)
+            come.append(seen)
+
+    backup = rig.backup(vm, method="Snapshot", hook=hook)
+    wait_until(lambda: backup.seen.attempt > 1 or not backup.thread.is_alive(), "our attempt has failed")
+    assert snapshot_is_there(vm)
+    assert vm.portrait().live["vda"][0] == str(vm.home / "theirs.snap")
+    end_snapshot(vm)
     run = backup.end()
     assert run.outcome is Outcome.SUCCEEDED, run.failure
     assert vm.portrait().live["vda"][0] == str(vm.paths["vda"])

@@ -9,9 +9,9 @@ from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Freeze, Quiesced, Run
 from vmbackup.api.vmbackup import Method, Outcome, Phase
 from vmbackup.core.decide import TABLES, decide
-from vmbackup.core.facts import Facts, Wishes
+from vmbackup.core.facts import DomainFacts, Facts, Wishes
 from vmbackup.core.rules import Move
-from vmbackup.core.steps import FreezeGuest, ThawGuest
+from vmbackup.core.steps import FreezeGuest, ResumeGuest, ThawGuest
 
 DEADLINE = T0 + 3600
 QUIESCED = Quiesced(done=True, reason=Reason.FROZEN)
@@ -173,6 +173,50 @@ def test_guest_that_cannot_be_thawed_needs_a_human(outcome: dict[str, Any]) -> N
     assert (moved.outcome, moved.freeze) == (Outcome.STRANDED, Freeze.OVER)
     assert moved.failure is not None
     assert "virsh domfsthaw demo_vm1" in moved.failure.message
+
+
+def test_words_about_a_thaw_go_when_it_was_done() -> None:
+    run = a_run(Phase.COPYING, **FROZEN, trouble="agent is away")
+    assert decided(run, facts(last=did(ThawGuest(), value=5))).run.trouble == ""
+
+
+PAUSED = a_domain(state="paused", paused_by_io_error=True)
+
+
+@pytest.mark.parametrize("phase", [Phase.CLEANING, Phase.VERIFYING, Phase.DISCARDING])
+@pytest.mark.parametrize("method", TABLES)
+def test_guest_that_qemu_has_paused_for_an_error_is_told_to_go_on(method: Method, phase: Phase) -> None:
+    run = a_run(phase, method, began=True, **(over() if phase is Phase.DISCARDING else {}))
+    move = decided(run, facts(PAUSED))
+    assert (move.step, move.run.resume_tries) == (ResumeGuest(), 1)
+    assert "I/O error" in move.run.trouble
+    rest = decided(move.run, facts(PAUSED, last=did(ResumeGuest(), said_no())))
+    assert (rest.step, rest.wait_seconds) == (None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("phase", "domain", "changes"),
+    [
+        (Phase.COPYING, PAUSED, {}),
+        (Phase.COMMITTING, PAUSED, {}),
+        (Phase.CLEANING, a_domain(state="paused"), {}),
+        (Phase.CLEANING, PAUSED, {"paused": True}),
+        (Phase.DISCARDING, PAUSED, {"began": False}),
+        (Phase.CLEANING, PAUSED, {"resume_tries": 6}),
+    ],
+    ids=["still copied", "on its overlay", "by somebody", "before", "nothing was done", "in vain"],
+)
+def test_guest_is_resumed_only_when_it_was_paused_because_of_us(
+    phase: Phase, domain: DomainFacts, changes: dict[str, Any]
+) -> None:
+    run = a_run(phase, **{"began": True, **over(), **changes})
+    assert decided(run, facts(domain)).step != ResumeGuest()
+
+
+def test_guest_that_stays_paused_is_left_to_a_human_in_words() -> None:
+    run = decided(a_run(Phase.CLEANING, began=True, resume_tries=5, left="/x stays."), facts(PAUSED)).run
+    assert run.left.startswith("/x stays. VM demo_vm1 is paused")
+    assert "virsh resume demo_vm1" in run.left
 
 
 def test_freeze_is_written_down_before_it_is_asked_for() -> None:

@@ -32,7 +32,7 @@ from vmbackup.errors import NotYet
 from vmbackup.units import GIB
 
 EXAMPLES = settings(
-    max_examples=100, deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)
+    max_examples=50, deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)
 )
 PARTIAL = f"/backups/{a_run().partial_path}"
 TARGETS = ("vda", "vdb")
@@ -53,6 +53,7 @@ ACTS: tuple[Any, ...] = (
     steps.StartVerification("vda"),
     steps.Publish(T0),
     steps.Discard(),
+    steps.ResumeGuest(),
 )
 
 
@@ -100,6 +101,7 @@ def domains(draw: st.DrawFn) -> DomainFacts:
     return a_domain(
         *(draw(some_disk(target)) for target in targets),
         state=state,
+        paused_by_io_error=state == "paused" and draw(st.booleans()),
         persistent=draw(st.booleans()),
         instance=draw(st.sampled_from([BORN, REBORN])),
         guest_agent=draw(st.booleans()),
@@ -176,6 +178,8 @@ def runs(draw: st.DrawFn) -> Run:
         },
         attempt=draw(st.integers(1, 6)),
         tries=draw(st.sampled_from([0, 1, 5, 6, 5000])),
+        paused=draw(flag),
+        resume_tries=draw(st.sampled_from([0, 5, 6])),
         thaw_tries=draw(st.sampled_from([0, 5, 60])),
         not_before=draw(st.sampled_from([0.0, T0 + 20, T0 + 10**9])),
         freeze=draw(st.sampled_from(list(Freeze))),
@@ -201,7 +205,7 @@ def test_every_decision_is_safe(run: Run, facts: Facts, now: float) -> None:
     assert Run.model_validate_json(move.run.model_dump_json(by_alias=True)) == move.run, "it can be read again"
 
 
-def check_act(run: Run, facts: Facts, now: float, move: Move) -> None:
+def check_act(run: Run, facts: Facts, now: float, move: Move) -> None:  # noqa: C901 - one line per promise
     """See that an act is fit for what is seen, and that its intent is written with it."""
     step = move.step
     over = run.outcome is not None
@@ -230,6 +234,10 @@ def check_act(run: Run, facts: Facts, now: float, move: Move) -> None:
             assert disk is None or overlay_of(target) not in (disk.source, disk.inactive_source)
         case steps.Publish():
             assert move.run.named
+        case steps.ResumeGuest():
+            assert not run.paused, "who was paused by somebody stays so"
+            assert facts.domain is not None
+            assert facts.domain.paused_by_io_error
         case steps.Discard():
             assert over or run.phase is Phase.DISCARDING
     may_be_frozen = run.freeze in (Freeze.INTENDED, Freeze.FROZEN)
