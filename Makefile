@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -Im pytest
+FAULT := VMBACKUP_FAULT_RESULTS=tests/fault/results.json $(PYTEST) -v tests/fault
 TESTBED := PYTHONPATH=dev $(PYTHON) -m testbed
 
 .PHONY: help
@@ -74,11 +75,11 @@ integration: setup ## real libvirt, real kube-apiserver, real disks
 
 .PHONY: fault
 fault: setup ## real processes killed, disks filled, connections cut; the cells that matter
-	$(PYTEST) -v tests/fault -m "not full"
+	ended=0; $(FAULT) -m "not full" || ended=$$?; $(PYTHON) docs/draw_faults.py; exit $$ended
 
 .PHONY: fault-full
 fault-full: setup ## every cell of the fault matrix
-	$(PYTEST) -v tests/fault
+	ended=0; $(FAULT) || ended=$$?; $(PYTHON) docs/draw_faults.py; exit $$ended
 
 .PHONY: soak
 soak: setup ## random faults for SECONDS (default 300) with SEED

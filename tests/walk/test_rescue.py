@@ -1,5 +1,6 @@
 """The journal of a node is lost or full, or nothing moves any more: the VM is brought home all the same."""
 
+from fakes.disks import FakeImage
 from vmbackup.api.vmbackup import Method, Outcome, Phase
 from vmbackup.core.rescue import adopted, rescue
 from vmbackup.core.steps import AbortJob
@@ -132,3 +133,53 @@ def test_journal_full_before_the_snapshot_touches_nothing_until_there_is_room() 
     assert run.outcome is Outcome.SUCCEEDED
     assert all(sources == list(world.sources.values()) for sources in seen)
     world.assert_home(run)
+
+
+def test_overlay_below_a_strangers_snapshot_is_stranded_and_merged_when_that_is_gone() -> None:
+    world = World(Method.SNAPSHOT)
+    world.store.turns_per_work = 20
+    snapshot = "/images/stranger.snapshot"
+
+    def take_a_snapshot(world: World, _turn: int) -> None:
+        disk = world.domain.disk("vda")
+        if disk.source.endswith(".overlay") and not disk.job:
+            world.domain.take_snapshot({"vda": snapshot})
+
+    world.each_turn = take_a_snapshot
+    run = world.walk()
+    overlay = run.disk("vda").overlay
+    assert run.outcome is Outcome.STRANDED
+    assert run.covered
+    assert run.failure is not None
+    assert "Nothing is lost" in run.failure.message
+    assert overlay in world.hypervisor.files
+    assert world.domain.disk("vdb").source == world.sources["vdb"]
+    disk = world.domain.disk("vda")
+    disk.source = disk.inactive_source = overlay  # its maker has merged it
+    lose_journal(world)
+    lost = rescue(world.hypervisor.find("demo_vm1"), set(), world.clock.now())
+    assert lost is not None
+    world.each_turn = lambda _world, _turn: None
+    drive(world.ports, lost, world.clock.advance)
+    assert [disk.source for disk in world.domain.disks] == list(world.sources.values())
+    assert overlay not in world.hypervisor.files
+
+
+def test_overlay_that_was_put_on_somebody_elses_layer_is_left_to_a_human() -> None:
+    world = World(Method.SNAPSHOT)
+    world.store.turns_per_work = 20
+
+    def move_the_base(world: World, _turn: int) -> None:
+        disk = world.domain.disk("vda")
+        if disk.source.endswith(".overlay"):
+            world.hypervisor.images["/images/other.qcow2"] = FakeImage("qcow2")
+            world.hypervisor.images[disk.source].backing = "/images/other.qcow2"
+
+    world.each_turn = move_the_base
+    run = world.walk()
+    assert run.outcome is Outcome.STRANDED
+    assert not run.covered
+    assert run.failure is not None
+    assert "below it lies /images/other.qcow2" in run.failure.message
+    assert world.hypervisor.images["/images/other.qcow2"].commits == 0
+    assert run.disk("vda").overlay in world.hypervisor.files

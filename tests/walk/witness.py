@@ -79,10 +79,13 @@ class Witness:
     def _before(self, step: object) -> None:
         match step:
             case RemoveOverlay(target):
-                used = {path for disk in self._world.domain.disks for path in (disk.source, disk.inactive_source)}
+                domain = self._world.domain
+                used = {disk.source if domain.alive else disk.inactive_source for disk in domain.disks}
                 overlay = self._world.run_now().disk(target).overlay
                 assert overlay not in self.pending, f"{overlay} holds writes that are nowhere else"
                 assert overlay not in used, f"{overlay} is in use"
+                defined = {disk.inactive_source for disk in domain.disks if domain.persistent}
+                assert overlay not in defined, f"the next start would need {overlay}"
             case StartCommit(_, base):
                 assert base not in self.split, f"{base} and its overlay went apart; a commit destroys both"
             case StartCopy(target):

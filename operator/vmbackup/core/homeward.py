@@ -1,5 +1,7 @@
 """Snapshot method, the way home: merge, pivot, remove our overlay; what cannot be merged is left alone and told."""
 
+from itertools import pairwise
+
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Failure, RunDisk
 from vmbackup.api.vmbackup import Outcome
@@ -65,12 +67,8 @@ def stranded(view: View) -> dict[str, object]:
 def _covered(view: View, disk: RunDisk) -> bool:
     """Return whether our overlay is in use below somebody else's layer, right above its base: nothing is lost."""
     seen = view.domain.disk(disk.target)
-    chain = [image.path for image in seen.backing] if seen is not None else []
-    return view.domain.alive and disk.source in chain and chain.index(disk.source) - 1 == _place(chain, disk.overlay)
-
-
-def _place(chain: list[str], path: str) -> int | None:
-    return chain.index(path) if path in chain else None
+    chain = [image.path for image in seen.backing] if seen is not None and view.domain.alive else []
+    return (disk.overlay, disk.source) in pairwise(chain)
 
 
 def _loss(view: View, disk: RunDisk) -> str:
