@@ -8,6 +8,7 @@ from vmbackup.api.journal import Run, RunDisk
 from vmbackup.api.vmbackup import Method, Source, VMBackupSpec
 from vmbackup.core.facts import Work
 from vmbackup.core.ports import Store
+from vmbackup.store.clock import boot_id
 
 UID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 OTHER_UID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
@@ -38,7 +39,7 @@ def run_of(location: Path | str, *disks: RunDisk, spec: dict[str, Any] | None = 
         "domain": "team-a_vm1",
         "domain_uuid": DOMAIN_UUID,
         "vm": "vm1",
-        "instance": "boot/1000/1",
+        "instance": f"{boot_id()}.1000.1",
         "spec": VMBackupSpec(source=Source(name="vm1"), location="nightly", **(spec or {})),
         "location_path": str(location),
         "overlay_directory": f"{location}-overlays",

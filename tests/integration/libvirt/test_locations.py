@@ -95,7 +95,7 @@ def test_planted_link_inside_the_location_leads_nowhere(rig: Rig, outside: Path,
     directory.symlink_to(outside)
     run = rig.run(vm, method=method)
     assert run.failure is not None
-    assert (run.outcome, run.failure.reason) == (Outcome.FAILED, "StoreError")
+    assert (run.outcome, run.failure.reason) == (Outcome.REFUSED, "LocationUnusable")
     assert "is a link or not a directory, and was not made by us" in run.failure.message
     assert not run.began
     assert [path.name for path in outside.rglob("*")] == ["theirs"]
