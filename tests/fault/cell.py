@@ -114,24 +114,12 @@ class Cell:
         held = False
         while not self._in_phase(record := self.record()):
             if not held and (self.method, wanted, record.get("began")) == ("Push", "Copying", True):
-                t = time.monotonic()
                 held = self.machine.hold_push()
-                print(
-                    "PUSH HELD",
-                    held,
-                    time.monotonic() - t,
-                    self.record().get("phase"),
-                    self.machine.portrait().jobs,
-                    flush=True,
-                )
             if record.get("phase") in ("Discarding", "Done") or (not record and self._is_over()):
                 return False
             assert time.monotonic() < deadline, self.all_that_is_known()
             time.sleep(0.001)
-        t = time.monotonic()
-        print("CAUGHT", held, record.get("phase"), flush=True)
         self.stage.agent.hold()
-        print("HELD", time.monotonic() - t, self.record().get("phase"), self.machine.portrait().jobs, flush=True)
         runs = (self.method, wanted) != ("Push", "Copying") or bool(self.machine.portrait().jobs)
         return runs and self._in_phase(self.record())
 

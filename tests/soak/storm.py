@@ -2,7 +2,6 @@
 
 import random
 import threading
-import traceback
 from collections.abc import Callable
 from functools import partial
 
@@ -78,12 +77,11 @@ class Storm:
         threading.Thread(target=stay, name=name, daemon=True).start()
 
     def _guard(self, work: Callable[[], None]) -> None:
-        """Note what goes wrong and go on: a thread that ended would take along the programs that it has started."""
         try:
             work()
-        except Exception:
-            name = threading.current_thread().name
-            self.record.violation("the soak itself failed", name, traceback.format_exc())
+        except Exception as error:
+            self.record.violation("the soak itself failed", threading.current_thread().name, repr(error))
+            raise
 
     def _wait_until(self, at: float) -> bool:
         """Return False when the storm is over before."""
