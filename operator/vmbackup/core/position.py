@@ -37,10 +37,9 @@ AT_BASE = frozenset({Position.NEVER_LEFT, Position.HOME})
 
 def position(view: View, disk: RunDisk) -> Position:
     """Return where the disk is. Only libvirt's pivot, or somebody's redefine, rewrites the persistent definition."""
-    seen = view.domain.disk(disk.target)
-    ours = seen is not None and disk.overlay in (seen.source, seen.inactive_source)
-    if not view.run.began and not ours:
+    if not view.run.began:
         return Position.NEVER_LEFT
+    seen = view.domain.disk(disk.target)
     if seen is None or seen.source == disk.source:
         return _off_overlay(view, seen, disk)
     if seen.source == disk.overlay:

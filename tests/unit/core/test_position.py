@@ -87,11 +87,6 @@ def test_nothing_of_ours_is_in_use_before_the_snapshot() -> None:
     assert position(view(run, facts(a_domain(a_disk(source=SOMEBODY)))), run.disks[0]) is Position.NEVER_LEFT
 
 
-def test_overlay_that_no_record_speaks_of_is_believed_all_the_same() -> None:
-    run = a_run(Phase.CLEANING)
-    assert position(view(run, facts(a_domain(on_overlay()))), run.disks[0]) is Position.ON_OVERLAY
-
-
 def test_snapshot_that_failed_left_the_disk_on_its_base() -> None:
     assert where(a_domain(), overlay_bytes=None, phase=Phase.SNAPSHOTTING) == "NEVER_LEFT"
 
