@@ -12,6 +12,8 @@ import libvirt
 from sides import write_request
 from stage import DOMAIN, NAMESPACE, SIDE_SECONDS, Stage, kubectl, run
 
+from testbed.controlplane import ControlPlane
+
 POLL_SECONDS = 0.003
 
 
@@ -21,8 +23,8 @@ class Apply:
     `to_start`: seconds until libvirt shows the job. `kubectl`: seconds of `kubectl apply` itself.
     """
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, stage: Stage, cluster: ControlPlane) -> None:
+        self._stage, self._cluster = stage, cluster
         self._numbers = count()
         self.to_start: list[float] = []
         self.kubectl: list[float] = []
@@ -33,16 +35,11 @@ class Apply:
         request = write_request(stage.state / "request.yaml", name, "Push")
         begun = time.perf_counter()
         job = JobWatch(stage.uri, begun)
-        command = kubectl(stage, "apply", "-f", str(request))
+        command = kubectl(self._cluster, "apply", "-f", str(request))
         run(command)
         self.kubectl.append(time.perf_counter() - begun)
-        _wait_for_success(stage, name)
+        _wait_for_success(self._cluster, name)
         self.to_start.append(job.seconds())
-
-    def clean(self) -> None:
-        """Remove the VMBackups; not part of any measurement."""
-        command = kubectl(self._stage, "delete", "vmbackups", "--all", "-n", NAMESPACE)
-        run(command)
 
 
 class JobWatch:
@@ -74,9 +71,8 @@ class JobWatch:
             time.sleep(POLL_SECONDS)
 
 
-def _wait_for_success(stage: Stage, name: str) -> None:
+def _wait_for_success(cluster: ControlPlane, name: str) -> None:
     """Return when a watch shows the success. Raises RuntimeError when it ends otherwise."""
-    cluster = stage.cluster
     path = f"/apis/vmbackup.dev/v1alpha1/namespaces/{NAMESPACE}/vmbackups"
     query = f"watch=true&timeoutSeconds={SIDE_SECONDS}&fieldSelector=metadata.name={name}"
     handler = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=cluster.certificate))

@@ -19,7 +19,7 @@ from figures import Series, described
 from rich.console import Console
 from rich.table import Table
 from sides import CommandLine, Engine, Script, Virsh, Virtnbdbackup
-from stage import DATA_BYTES, GIB, VIRTUAL_BYTES, Stage, resident_mib, stage
+from stage import DATA_BYTES, GIB, VIRTUAL_BYTES, Stage, operator, resident_mib, stage
 
 from testbed.namespace import UNSHARE
 
@@ -63,21 +63,24 @@ def main() -> int:
 
 def measure(stage: Stage, rounds: int, calm: Calm) -> dict[str, Any]:
     """Return the whole content of the results file."""
-    push, snapshot, apply = Engine(stage, "Push"), Engine(stage, "Snapshot"), Apply(stage)
+    push, snapshot = Engine(stage, "Push"), Engine(stage, "Snapshot")
     virsh = Virsh(stage)
     plan: dict[str, tuple[Side, Side]] = {
         "push_vs_virsh": (push, virsh),
         "push_command_vs_virsh": (CommandLine(stage, "Push"), virsh),
         "push_vs_virtnbdbackup": (push, Virtnbdbackup(stage)),
         "snapshot_vs_script": (snapshot, Script(stage)),
-        "apply_to_succeeded_vs_virsh": (apply, virsh),
     }
     series = {name: in_turns(stage, calm, name, sides, rounds) for name, sides in plan.items()}
+    with operator(stage) as cluster:
+        apply = Apply(stage, cluster)
+        name = "apply_to_succeeded_vs_virsh"
+        series[name] = in_turns(stage, calm, name, (apply, virsh), rounds)
+        resident = {f"{role}_rss_mib": round(resident_mib(role), 1) for role in ("agent", "controller")}
     figures = {name: round(each.ratio, 3) for name, each in series.items() if name in TARGETS}
     # The first of each was to warm up and is in no figure.
     figures["apply_to_start_seconds"] = round(statistics.median(apply.to_start[1:]), 3)
-    figures |= {f"{role}_rss_mib": round(resident_mib(role), 1) for role in ("agent", "controller")}
-    apply.clean()
+    figures |= resident
     return {
         **{name: figures[name] for name in TARGETS},
         "met": {name: figures[name] <= target for name, (target, _) in TARGETS.items()},

@@ -41,7 +41,7 @@ class Engine:
             request=stage.state / "request.yaml",
             location=stage.sets,
             connect=stage.uri,
-            state=stage.journal,
+            state=stage.state / "standalone",
             min_free="1%",
             allow_monitor=False,
         )
@@ -70,7 +70,7 @@ class CommandLine:
     def __call__(self) -> None:
         stage = self._stage
         request = write_request(stage.state / "request.yaml", "bench", self._method)
-        where = ("--location", str(stage.sets), "--connect", stage.uri, "--state", str(stage.journal))
+        where = ("--location", str(stage.sets), "--connect", stage.uri, "--state", str(stage.state / "standalone"))
         run([sys.executable, "-m", "vmbackup", "run", "-f", str(request), *where, "--min-free", "1%"])
 
 

@@ -1,4 +1,4 @@
-"""What all sides are measured on: one libvirtd 9.0, one idle VM, one file system, one Kubernetes API server."""
+"""What all sides are measured on: one libvirtd 9.0, one idle VM, one file system; later also a cluster with us."""
 
 import contextlib
 import os
@@ -29,7 +29,6 @@ class Stage:
     """`work`: where sides put what they write, in the file system of the disk. `sets`: the location."""
 
     host: Libvirtd
-    cluster: ControlPlane
     disk: Path
     state: Path
 
@@ -45,11 +44,6 @@ class Stage:
     def sets(self) -> Path:
         return self.state / "sets"
 
-    @property
-    def journal(self) -> Path:
-        """The agent's: it ends jobs that look like ours and are in no journal that it knows."""
-        return self.state / "agent"
-
     def prepare(self) -> None:
         """Make it alike for everybody: nothing written waits for the disk, the source is in the page cache."""
         for directory in (self.work, self.sets):  # they stay themselves: the agent looks whether its location is there
@@ -63,21 +57,31 @@ class Stage:
 
 @contextlib.contextmanager
 def stage(state: Path) -> Iterator[Stage]:
-    """Set everything up below `state`, which is removed at the end; controller and agent run and are Ready."""
+    """Set daemon and VM up below `state`, which is removed at the end."""
     shutil.rmtree(state, ignore_errors=True)
     (state / "log").mkdir(parents=True)
     try:
-        with Libvirtd("9.0", directory=state / "virt") as host, ControlPlane(state / "k8s") as cluster:
+        with Libvirtd("9.0", directory=state / "virt") as host:
             disk = disk_image(host.images / "db.qcow2", "qcow2", VIRTUAL_BYTES, DATA_BYTES)
             start_guest(host.uri, domain_xml(DOMAIN, [Disk(disk)]))
-            made = Stage(host, cluster, disk, state)
+            made = Stage(host, disk, state)
             made.work.mkdir()
             made.work.chmod(0o777)  # virtnbdbackup's scratch file is made by QEMU
             made.sets.mkdir()
-            _start_operator(made)
             yield made
     finally:
         shutil.rmtree(state, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def operator(stage: Stage) -> Iterator[ControlPlane]:
+    """Yield a cluster in which controller and agent run and are Ready; they end with our PID namespace.
+
+    Not there while the engine is measured: an agent ends jobs that look like ours and that its journal does not know.
+    """
+    with ControlPlane(stage.state / "k8s") as cluster:
+        _start_operator(stage, cluster)
+        yield cluster
 
 
 def resident_mib(role: str) -> float:
@@ -98,22 +102,21 @@ def run(command: Sequence[str]) -> None:
         raise RuntimeError(f"{' '.join(command)} ended with {ended.returncode}: {ended.stdout}{ended.stderr}")
 
 
-def kubectl(stage: Stage, *arguments: str) -> list[str]:
+def kubectl(cluster: ControlPlane, *arguments: str) -> list[str]:
     """Return a kubectl command line."""
-    cache = stage.cluster.directory / "kubectl-cache"
-    return [str(tool("kubectl")), f"--kubeconfig={stage.cluster.kubeconfig}", f"--cache-dir={cache}", *arguments]
+    cache = cluster.directory / "kubectl-cache"
+    return [str(tool("kubectl")), f"--kubeconfig={cluster.kubeconfig}", f"--cache-dir={cache}", *arguments]
 
 
-def _start_operator(stage: Stage) -> None:
-    cluster = stage.cluster
+def _start_operator(stage: Stage, cluster: ControlPlane) -> None:
     cluster.apply(REPOSITORY / "crds")
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     spec = {"directory": {"path": str(stage.sets)}, "allowedNamespaces": {"names": [NAMESPACE]}}
     kind = {"apiVersion": "vmbackup.dev/v1alpha1", "kind": "VMBackupLocation", "metadata": {"name": LOCATION}}
     cluster.apply(kind | {"spec": spec})
-    operator = Operator(stage.state, cluster, stage.host, NODE)
-    operator.start(CONTROLLER)
-    operator.start(AGENT)
+    programs = Operator(stage.state, cluster, stage.host, NODE)
+    programs.start(CONTROLLER)
+    programs.start(AGENT)
     for what in (f"vmhost/{NODE}", f"vmbackuplocation/{LOCATION}"):
-        run(kubectl(stage, "wait", "--for=create", "--timeout=60s", what))
-        run(kubectl(stage, "wait", READY, "--timeout=60s", what))
+        run(kubectl(cluster, "wait", "--for=create", "--timeout=60s", what))
+        run(kubectl(cluster, "wait", READY, "--timeout=60s", what))

@@ -24,7 +24,7 @@ _results: dict[str, dict[str, Any]] = {}
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: a cell that only `make fault-full` runs")
-    config.addinivalue_line("markers", "column(fault, rows, full): a column of the fault matrix")
+    config.addinivalue_line("markers", "column(fault, rows): a column of the fault matrix")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -91,6 +91,61 @@ FAULTS: dict[str, dict[str, str]] = {
 }
 
 
+ALL = frozenset({"all"})
+BORDERS = frozenset(
+    {"push-Preparing", "push-Verifying", "push-Publishing", "snapshot-Preparing", "snapshot-Verifying"}
+)  # phases in which the VM is not touched; Publishing of a snapshot stands for them
+
+# What only `make fault-full` runs: rows that other rows of the same column, or shorter columns, stand for.
+FULL_ONLY: dict[str, frozenset[str]] = {
+    "agent-killed-twice": frozenset({"push-Freezing", "snapshot-Snapshotting", "snapshot-Cleaning"}),
+    "agent-away-60s": ALL,
+    "agent-sigterm": BORDERS | {"push-Freezing", "snapshot-Publishing"},
+    "libvirtd-sigkill": BORDERS | {"snapshot-Publishing"},
+    "libvirtd-away-10s": frozenset({"push-Starting", "snapshot-Snapshotting", "snapshot-Committing"}),
+    "libvirtd-away-60s": ALL,
+    "qemu-sigkill": frozenset({"push-Preparing", "push-Publishing", "snapshot-Preparing", "snapshot-Verifying"}),
+    "domain-destroyed": frozenset({"snapshot-Pivoting"}),
+    "domain-restarted-agent-away": frozenset({"push-Starting", "snapshot-Snapshotting", "snapshot-Cleaning"}),
+    "node-reboot-vm-first": BORDERS | {"push-Freezing", "push-Starting", "snapshot-Freezing"},
+    "node-reboot-agent-first": frozenset({"snapshot-Snapshotting", "snapshot-Cleaning"}),
+    "target-read-only": frozenset({"push-Verifying", "snapshot-Preparing", "snapshot-Verifying"}),
+    "target-removed": frozenset({"push-Verifying", "snapshot-Verifying", "snapshot-Publishing"}),
+    "target-io-error": frozenset({"push-Verifying", "snapshot-Verifying"}),
+    "api-away": BORDERS | {"push-Freezing", "snapshot-Freezing", "snapshot-Cleaning"},
+    "api-away-60s": ALL,
+    "api-away-agent-killed": frozenset({"snapshot-Snapshotting", "snapshot-Pivoting"}),
+    "etcd-stopped-60s": ALL,
+    "api-answers-429": frozenset({"snapshot-Copying"}),
+    "api-answers-500": frozenset({"push-Copying", "snapshot-Committing"}),
+    "vmbackup-deleted": frozenset(
+        {
+            "push-Preparing",
+            "push-Starting",
+            "push-Publishing",
+            "snapshot-Preparing",
+            "snapshot-Freezing",
+            "snapshot-Pivoting",
+            "snapshot-Verifying",
+            "snapshot-Publishing",
+        }
+    ),
+    "vmbackup-deleted-agent-killed": frozenset({"snapshot-Copying", "snapshot-Cleaning"}),
+    "location-deleted": frozenset({"push-Starting", "push-Verifying", "snapshot-Copying"}),
+    "redefined-on-base": frozenset({"snapshot-Committing", "snapshot-Cleaning"}),
+    "clock-forward-1h": frozenset({"snapshot-Committing"}),
+    "clock-back-1h": frozenset({"push-Copying", "snapshot-Copying"}),
+    "clock-forward-1h-agent-killed": frozenset({"push-Copying"}),
+    "clock-back-1h-agent-killed": frozenset({"push-Copying"}),
+}
+
+
+def is_full_only(fault: str, row: str) -> bool:
+    """Return whether only `make fault-full` runs this cell; `row` as in "push-Copying"."""
+    left_out = FULL_ONLY.get(fault, frozenset())
+    return left_out is ALL or row in left_out
+
+
 def group_of(fault: str) -> str:
     """Raises: KeyError: the matrix has no such column."""
     return {name: group for group, faults in FAULTS.items() for name in faults}[fault]

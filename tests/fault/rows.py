@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fault.faults import group_of
+from fault.faults import group_of, is_full_only
 
 PUSH = ("Preparing", "Freezing", "Starting", "Copying", "Verifying", "Publishing")
 SNAPSHOT = (
@@ -21,23 +21,18 @@ SNAPSHOT = (
 ON_OVERLAY = ("Snapshotting", "Copying", "Committing", "Pivoting", "Cleaning")
 
 
-def column(
-    fault: str, *, push: tuple[str, ...] = (), snapshot: tuple[str, ...] = (), full: tuple[str, ...] = ()
-) -> pytest.MarkDecorator:
-    """Run the test for each phase of both methods; a test may be several columns.
-
-    full: rows ("push-Copying", or "all") that only `make fault-full` runs.
-    """
+def column(fault: str, *, push: tuple[str, ...] = (), snapshot: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    """Run the test for these phases of both methods; a test may be several columns."""
     group_of(fault)
     rows = [("Push", phase) for phase in push] + [("Snapshot", phase) for phase in snapshot]
-    return pytest.mark.column(fault, rows, full)
+    return pytest.mark.column(fault, rows)
 
 
 def cells(function: pytest.Metafunc) -> Iterator[object]:
     """Yield the cells of a test as pytest's parameters."""
     for mark in function.definition.iter_markers("column"):
-        fault, rows, full = mark.args
+        fault, rows = mark.args
         for method, phase in rows:
             row = f"{method.lower()}-{phase}"
-            marks = [pytest.mark.full] if row in full or "all" in full else []
+            marks = [pytest.mark.full] if is_full_only(fault, row) else []
             yield pytest.param((method, phase, fault), id=f"{row}-{fault}", marks=marks)

@@ -38,7 +38,7 @@ def test_agent_is_killed_again_while_it_recovers(cell: Cell) -> None:
 
 
 @column("agent-away-12s", push=("Copying",), snapshot=("Copying", "Committing"))
-@column("agent-away-60s", push=PUSH, snapshot=SNAPSHOT, full=("all",))
+@column("agent-away-60s", push=PUSH, snapshot=SNAPSHOT)
 def test_agent_comes_back_late(cell: Cell) -> None:
     cell.catch()
     cell.stage.agent.kill()

@@ -22,9 +22,9 @@ ERRORS = {"api-answers-429": 429, "api-answers-500": 500}
 
 
 @column("api-away", push=PUSH, snapshot=SNAPSHOT)
-@column("api-away-60s", push=("Copying",), snapshot=("Copying", "Committing"), full=("all",))
+@column("api-away-60s", push=("Copying",), snapshot=("Copying", "Committing"))
 @column("etcd-stopped-12s", push=("Copying",), snapshot=("Copying",))
-@column("etcd-stopped-60s", push=("Copying",), snapshot=("Copying",), full=("all",))
+@column("etcd-stopped-60s", push=("Copying",), snapshot=("Copying",))
 @column("api-killed", push=("Copying",), snapshot=("Committing",))
 def test_vm_goes_home_without_the_api_server(cell: Cell) -> None:
     cell.catch()

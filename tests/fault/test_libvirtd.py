@@ -23,7 +23,7 @@ def test_daemon_is_killed_and_started_again(cell: Cell) -> None:
 
 
 @column("libvirtd-away-10s", push=("Starting", "Copying"), snapshot=("Snapshotting", *LONG))
-@column("libvirtd-away-60s", push=PUSH, snapshot=SNAPSHOT, full=("all",))
+@column("libvirtd-away-60s", push=PUSH, snapshot=SNAPSHOT)
 def test_daemon_stays_away(cell: Cell) -> None:
     cell.catch()
     cell.stage.kill_daemon()

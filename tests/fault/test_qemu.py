@@ -8,7 +8,7 @@ from fault.rows import ON_OVERLAY, PUSH, SNAPSHOT, column
 STOPPED = "stopped|not running|interrupted|Interrupted|backed up"
 
 
-@column("qemu-sigkill", push=PUSH, snapshot=SNAPSHOT, full=("push-Preparing", "snapshot-Preparing"))
+@column("qemu-sigkill", push=PUSH, snapshot=SNAPSHOT)
 def test_qemu_is_killed_and_the_vm_started_again(cell: Cell) -> None:
     cell.catch()
     cell.machine.vm.kill_qemu()
@@ -31,7 +31,7 @@ def test_guest_shuts_down_from_inside(cell: Cell) -> None:
     cell.ends(says=STOPPED)
 
 
-@column("domain-destroyed", push=("Copying",), snapshot=("Copying", "Pivoting"), full=("snapshot-Pivoting",))
+@column("domain-destroyed", push=("Copying",), snapshot=("Copying", "Pivoting"))
 def test_domain_is_destroyed(cell: Cell) -> None:
     cell.catch()
     cell.stage.agent.go_on()
@@ -54,19 +54,7 @@ def test_domain_is_restarted_while_the_agent_is_away(cell: Cell) -> None:
     cell.ends(says=STOPPED)
 
 
-@column(
-    "node-reboot-vm-first",
-    push=PUSH,
-    snapshot=SNAPSHOT,
-    full=(
-        "push-Preparing",
-        "push-Freezing",
-        "push-Verifying",
-        "snapshot-Preparing",
-        "snapshot-Freezing",
-        "snapshot-Verifying",
-    ),
-)
+@column("node-reboot-vm-first", push=PUSH, snapshot=SNAPSHOT)
 def test_node_reboots_and_the_vm_is_started_before_the_agent(cell: Cell) -> None:
     cell.catch()
     reboot(cell)
@@ -77,12 +65,7 @@ def test_node_reboots_and_the_vm_is_started_before_the_agent(cell: Cell) -> None
     cell.ends(says=STOPPED)
 
 
-@column(
-    "node-reboot-agent-first",
-    push=("Copying",),
-    snapshot=ON_OVERLAY,
-    full=("snapshot-Snapshotting", "snapshot-Cleaning"),
-)
+@column("node-reboot-agent-first", push=("Copying",), snapshot=ON_OVERLAY)
 def test_node_reboots_and_the_vm_is_started_after_the_agent(cell: Cell) -> None:
     cell.catch()
     reboot(cell)
