@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 DEADLINE_SECONDS = 60
 SLOW_BYTES_PER_SECOND = 65536
+SETTLED_SECONDS = 0.1  # many times what QEMU needs for the chunks that it had begun
 
 
 class Qmp:
@@ -56,6 +57,16 @@ class Qmp:
             begun.set()
             thread.join()
             self.limit_jobs(SLOW_BYTES_PER_SECOND)
+
+    def has_settled(self) -> bool:
+        """Wait until what was under way when the limit came is written; return whether a job is left to be held."""
+        offsets: list[int] = []
+        while True:
+            jobs = self.ask("query-block-jobs")
+            before, offsets = offsets, [job["offset"] for job in jobs]
+            if not jobs or offsets == before:
+                return any(job["offset"] < job["len"] for job in jobs)
+            time.sleep(SETTLED_SECONDS)
 
     def __enter__(self) -> Self:
         return self

@@ -127,8 +127,8 @@ def test_daemon_killed_in_mid_push_finds_the_job_again(site: Site) -> None:
 def test_push_that_ends_while_the_daemon_is_dead(site: Site) -> None:
     run = site.new_vm(Wish("vda", large=True))
     site.begin_held(run)
-    site.let_go(run)
     site.kill_daemon()
+    site.let_go(run)
     site.end_push_unseen(run)
     site.start_daemon()
     facts = wait_until(site, run, lambda facts: facts.job is None)

@@ -15,7 +15,7 @@ from typing import Any
 import libvirt
 
 from fault.machine import NAMESPACE, SHORT_NAME, digest, patiently
-from fault.stage import PLAIN, Stage
+from fault.stage import PLAIN, SMALL, Stage
 from fault.watch import Watch
 from integration.libvirt.machines import Portrait
 from testbed.images import qemu_img, sequence_numbers
@@ -72,8 +72,9 @@ class Cell:
 
     # -- the backup ---------------------------------------------------------------------------------------------
 
-    def begin(self, location: str = PLAIN, **spec: Any) -> None:
-        """Apply a VMBackup; keywords are fields of its spec."""
+    def begin(self, location: str = "", **spec: Any) -> None:
+        """Apply a VMBackup; keywords are fields of its spec. A push to be met in Copying goes to a slow location."""
+        location = location or (SMALL if (self.method, self.phase) == ("Push", "Copying") else PLAIN)
         self._number += 1
         self.location = location
         self.name = f"{self.method}-{self.phase}-{self.fault}-{self._number}".lower()
@@ -91,7 +92,7 @@ class Cell:
         sets = self.stage.directory(location) / NAMESPACE / SHORT_NAME
         self._watch = Watch(self.stage.resources, NAMESPACE, self.name, (sets, self.machine.disks))
 
-    def catch(self, location: str = PLAIN, when: Callable[["Cell"], bool] | None = None, **spec: Any) -> None:
+    def catch(self, location: str = "", when: Callable[["Cell"], bool] | None = None, **spec: Any) -> None:
         """Apply a VMBackup and stop the agent in the cell's phase; one that was too fast is let go, and tried again.
 
         A push job in Copying is held, so that the fault meets it. `when` looks once more, at the stopped agent.

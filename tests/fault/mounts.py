@@ -14,6 +14,7 @@ CLONE_NEWNS = 0x00020000
 MS_REC, MS_PRIVATE, MS_SHARED = 0x4000, 1 << 18, 1 << 20
 READY_SECONDS = 20.0
 SICK_MIB = 768
+SLOW = "loop,sync"  # every write waits for the disk: a push takes seconds, and can be held in its midst
 
 
 def own_mounts() -> None:
@@ -33,14 +34,14 @@ def own_mounts() -> None:
             raise OSError(ctypes.get_errno(), "these tests need root, for mounts of their own")
 
 
-def mount_new(at: Path, size_mib: int) -> None:
+def mount_new(at: Path, size_mib: int, *options: str) -> None:
     """Make an ext4 file system in a file beside `at` and mount it there, empty."""
     at.mkdir(parents=True, exist_ok=True)
     image = at.with_name(f"{at.name}.filesystem")
     with image.open("wb") as file:
         file.truncate(size_mib * MIB)
     _run("mkfs.ext4", "-q", "-m", "0", str(image))
-    _run("mount", "-o", "loop", str(image), str(at))
+    _run("mount", "-o", ",".join(("loop", *options)), str(image), str(at))
     shutil.rmtree(at / "lost+found")
 
 
@@ -104,7 +105,7 @@ class SickDisk:
             assert time.monotonic() < deadline, (self._place / "nbdfuse.log").read_text()
             time.sleep(0.05)
         _run("mkfs.ext4", "-q", "-m", "0", str(disk))
-        _run("mount", "-o", "loop", str(disk), str(self.at))
+        _run("mount", "-o", SLOW, str(disk), str(self.at))
         shutil.rmtree(self.at / "lost+found")
 
     def fail(self) -> None:
@@ -125,7 +126,7 @@ class SickDisk:
         self.recover()
         unmount(self.at)
         subprocess.run(["e2fsck", "-p", "-f", str(self._place / "disk")], capture_output=True, check=False)
-        _run("mount", "-o", "loop", str(self._place / "disk"), str(self.at))
+        _run("mount", "-o", SLOW, str(self._place / "disk"), str(self.at))
 
     def stop(self) -> None:
         if self._fuse is None:

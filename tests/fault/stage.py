@@ -79,7 +79,7 @@ class Stage:
     def _make_locations(self) -> None:
         for name in (PLAIN, SMALL):
             self.directory(name).mkdir(parents=True)
-        mount_new(self.directory(SMALL), SMALL_MIB)
+        mount_new(self.directory(SMALL), SMALL_MIB, "sync")
         self._ends.callback(unmount, self.directory(SMALL))
         (self.directory(PLAIN) / "foreign.txt").write_text("not ours\n")
         for name in (PLAIN, SMALL):
@@ -108,7 +108,9 @@ class Stage:
         self.make_location(SPARE)
 
     def directory(self, location: str) -> Path:
-        return self.sick.at if location == SICK else self.place / "locations" / location
+        if location == SICK:
+            return self.sick.at
+        return self.place / "locations" / (f"{SMALL}/{SPARE}" if location == SPARE else location)
 
     def _make_programs(self) -> None:
         kubeconfig = self.cluster.service_account_kubeconfig(SYSTEM_NAMESPACE, "controller")

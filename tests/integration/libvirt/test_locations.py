@@ -1,17 +1,17 @@
 """Locations that are not what they should be: refused in words, and nothing is written elsewhere."""
 
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from integration.libvirt.machines import same_content, wait_until
 from integration.libvirt.releases import methods
 from integration.libvirt.rig import NAMESPACE, Rig
-from integration.libvirt.sets import assert_nothing_published
+from integration.libvirt.sets import assert_nothing_published, assert_published
 from testbed.guests import Disk
-from vmbackup.api.vmbackup import Outcome
+from vmbackup.api.vmbackup import Outcome, Phase
 
 
 @pytest.fixture
@@ -104,23 +104,35 @@ def test_planted_link_inside_the_location_leads_nowhere(rig: Rig, outside: Path,
 
 
 @methods
-def test_location_vanishes_in_mid_copy(rig: Rig, method: str) -> None:
-    image = rig.large_image() if method == "Push" else rig.image("vda", data_mib=32)
-    vm = rig.vm(Disk(image))
-    backup = rig.held_push(vm) if method == "Push" else rig.held_copy(vm)
+def test_location_vanishes_in_mid_copy_and_comes_back(rig: Rig, method: str) -> None:
+    vm = rig.vm(Disk(rig.large_image() if method == "Push" else rig.image("vda", data_mib=4)))
+    before = vm.portrait()
+    backup = rig.held_push(vm) if method == "Push" else rig.held_copy(vm, max_bytes_per_second="1Mi")
     away = rig.place / "moved away"
     rig.location.rename(away)
-    if method == "Push":
-        vm.slow_down(0)
+    vm.slow_down(0)
+    wait_until(lambda: backup.phase is Phase.DISCARDING, "the attempt is given up, the VM home")
+    assert vm.portrait() == before
+    away.rename(rig.location)
+    run = backup.end()
+    assert (run.outcome, run.attempt) == (Outcome.SUCCEEDED, 2)
+    assert same_content(assert_published(rig, run) / "vda.qcow2", vm.paths["vda"])
+    assert vm.portrait() == before
+
+
+def test_location_vanishes_in_mid_copy_for_good(rig: Rig) -> None:
+    vm = rig.vm(Disk(rig.image("vda", data_mib=32)))
+    before = vm.portrait()
+    backup = rig.held_copy(vm)
+    away = rig.place / "moved away"
+    rig.location.rename(away)
     run = backup.end()
     assert run.outcome is Outcome.FAILED, "Refused would say that the VM was not touched"
     assert run.failure is not None
     assert run.failure.reason == "LocationUnusable"
-    after = vm.portrait()
-    assert (after.state, after.jobs, after.live["vda"][0]) == ("running", {}, str(vm.paths["vda"]))
+    assert vm.portrait() == before
     assert not rig.location.exists(), "the location was made anew"
     assert list(rig.place.rglob(".vmbackup.*")) == []
-    shutil.rmtree(away)
 
 
 @methods
