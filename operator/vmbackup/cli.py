@@ -98,6 +98,9 @@ def _add_agent(commands: "Commands") -> None:
 def _add_inspect(commands: "Commands") -> None:
     inspect = commands.add_parser("inspect", help="show what is under way on this node, and what a human must look at")
     inspect.add_argument("--json", action="store_true", help="for programs")
+    inspect.add_argument(
+        "--location", type=Path, action="append", default=[], help="look for unfinished sets there, too (repeatable)"
+    )
     _add_host(inspect)
     inspect.set_defaults(call=_inspect)
 
@@ -203,7 +206,14 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     from vmbackup.inspection import main  # noqa: PLC0415
 
-    return main(Console(), connect=arguments.connect, state=arguments.state.absolute(), as_json=arguments.json)
+    locations = [location.absolute() for location in arguments.location]
+    return main(
+        Console(),
+        connect=arguments.connect,
+        state=arguments.state.absolute(),
+        as_json=arguments.json,
+        locations=locations,
+    )
 
 
 def _crd(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,8 @@ Exit codes: 0 nothing needs a human, 1 something does, 2 the daemon could not be
 
 import json
 import posixpath
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from vmbackup.core.facts import DomainFacts
 from vmbackup.errors import VMBackupError
 from vmbackup.hypervisor.libvirtd import Libvirtd
 from vmbackup.store.journal import read_runs
+from vmbackup.store.leftovers import leftover_words
 from vmbackup.tick import on_overlay
 
 Kind = Literal["run", "debt", "debris", "frozen", "stranger", "stranded", "orphan", "broken record"]
@@ -31,13 +33,17 @@ class Finding(NamedTuple):
     advice: str
 
 
-def inspect(connect: str, state: Path) -> list[Finding]:
-    """Return what there is to know. Raises: NotYet: the daemon is away."""
+def inspect(connect: str, state: Path, locations: Sequence[Path] = ()) -> list[Finding]:
+    """Return what there is to know, also of the given locations. Raises: NotYet: the daemon is away."""
     runs, broken = read_runs(state)
     findings = [_run(run) for run in runs]
     look = "Keep the file; look whether a VM is on an overlay (virsh domblklist)."
     findings += [Finding("broken record", "", f"{path} cannot be read", look) for path in broken]
     findings += [finding for run in runs for finding in _debts(run)]
+    for location in locations:
+        words = leftover_words(str(location), time.time())
+        if words:
+            findings.append(Finding("debris", "", words, "No agent removes them; see docs/operations.md."))
     hypervisor = Libvirtd(connect)
     for vm in hypervisor.vms():
         try:
@@ -96,9 +102,9 @@ def _traces(domain: DomainFacts, runs: tuple[Run, ...]) -> Iterator[Finding]:
         yield Finding("stranger", domain.name, f"a {domain.job.operation} job runs", "Not ours: backups wait for it.")
 
 
-def main(console: Console, *, connect: str, state: Path, as_json: bool) -> int:
+def main(console: Console, *, connect: str, state: Path, as_json: bool, locations: Sequence[Path] = ()) -> int:
     try:
-        findings = inspect(connect, state)
+        findings = inspect(connect, state, locations)
     except VMBackupError as error:
         console.print(error.message, markup=False)
         return 2

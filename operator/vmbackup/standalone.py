@@ -5,6 +5,7 @@ The request is a VMBackup file, the location a directory, the status a file, Ctr
 
 import signal
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,15 +25,15 @@ from vmbackup.core.kstatus import Stamp
 from vmbackup.core.ownership import Claim, hosted
 from vmbackup.core.plan import Request, plan
 from vmbackup.core.ports import Ports
-from vmbackup.core.report import refused, waiting
+from vmbackup.core.report import failed, refused, waiting
 from vmbackup.display import Display
-from vmbackup.errors import NotYet, Refused
+from vmbackup.errors import Failed, NotYet, Refused
 from vmbackup.hypervisor.libvirtd import Libvirtd
 from vmbackup.store.clock import SteadyClock
 from vmbackup.store.directories import Directories
 from vmbackup.store.journal import NodeJournal
 from vmbackup.store.status_files import StatusFiles
-from vmbackup.tick import drive, sweep
+from vmbackup.tick import Turn, on_overlay, sweep, tick
 
 EXIT_CODES = {
     Outcome.SUCCEEDED: 0,
@@ -42,6 +43,7 @@ EXIT_CODES = {
     Outcome.STRANDED: 4,
 }
 LOOK_AGAIN_SECONDS = 2.0
+SIGNAL_SECONDS = 0.5
 NAME_MAX = 63  # as in the CustomResourceDefinition: the name becomes part of a directory name
 
 
@@ -106,13 +108,17 @@ class Standalone:
     def run(self) -> Outcome:
         """Finish what an earlier call left behind, then do the backup."""
         with self._hypervisor.watch(lambda _uuid: self._woken.set()):
-            for left in self._journal.runs():
-                self._finish(left)
             try:
+                for left in self._journal.runs():
+                    self._finish(left)
                 return self._begin().outcome or Outcome.FAILED
             except Refused as refusal:
                 self._tell(refused(self.status, refusal.reason, refusal.message, self._stamp()))
                 return self.status.outcome or Outcome.REFUSED
+            except Failed as full:
+                message = f"{full.message}. Call again when that is mended: what is left is finished first."
+                self._tell(failed(self.status, full.reason, message, self._stamp()))
+                return Outcome.FAILED
 
     def _finish(self, left: Run) -> None:
         """Finish what an earlier call left behind, unless another process of ours works on it."""
@@ -122,20 +128,39 @@ class Standalone:
                     self._drive(run)
 
     def _drive(self, run: Run) -> Run:
-        self._journal.record(run)
-        run = drive(self._ports, run, self._pause)
+        """Take turns until the run is over.
+
+        Raises: Failed: the journal cannot be written, and nobody waits for that any more. The VM is at home; what is
+            left, the next call finishes from the record as it was.
+        """
+        turn = Turn(run)
+        while turn.wait_seconds is not None:
+            self._pause(turn.wait_seconds)
+            turn = tick(self._ports, turn)
+            if turn.held is not None and self._may_end(turn.run):
+                raise turn.held
+        run = turn.run
         if not run.debris or sweep(self._ports, run):
             self._journal.forget(run)
         return run
 
+    def _may_end(self, run: Run) -> bool:
+        late = self.ledger.cancelled or self._clock.now() > run.deadline_at
+        return late and not (on_overlay(run) or run.maybe_frozen)
+
     def _begin(self) -> Run:
-        """Plan and run, alone on the VM. Raises: Refused: nothing was touched."""
+        """Plan and run, alone on the VM.
+
+        Raises: Refused: nothing was touched. Failed: the journal cannot be written.
+        """
         started_at = self._clock.now()
         while True:
             try:
                 facts = self._hypervisor.find(self._domain())
                 with self._journal.lock(facts.uuid):
-                    return self._drive(self._plan(facts, started_at))
+                    run = self._plan(facts, started_at)
+                    self._journal.record(run)
+                    return self._drive(run)
             except NotYet as reason:
                 self._wait(reason, started_at)
 
@@ -182,19 +207,29 @@ class Standalone:
         return Stamp(self._clock.now(), 1)
 
     def _pause(self, seconds: float) -> None:
-        self._woken.wait(seconds)
+        """Wait, in short turns: a signal that the kernel gave to another thread cannot end a wait of this one."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self._woken.wait(min(left, SIGNAL_SECONDS)):
+            pass
         self._woken.clear()
 
 
 def main(settings: Settings, console: Console) -> int:
-    """Run one backup; return the exit code: 0 succeeded, 1 failed, 2 refused, 3 cancelled, 4 stranded."""
+    """Run one backup; return the exit code: 0 succeeded, 1 failed, 2 refused, 3 cancelled, 4 stranded.
+
+    A disk too full for the journal is 1, a state directory that cannot be used 2.
+    """
     try:
         backup = read_request(settings.request)
     except Refused as refusal:
         console.print(f"Refused: {refusal.message}", markup=False)
         return EXIT_CODES[Outcome.REFUSED]
     with Display(console) as display:
-        standalone = Standalone(settings, backup, display.show)
+        try:
+            standalone = Standalone(settings, backup, display.show)
+        except OSError as error:
+            console.print(f"Refused: the state directory {settings.state} cannot be used: {error}", markup=False)
+            return EXIT_CODES[Outcome.REFUSED]
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, lambda *_: standalone.cancel())
         outcome = standalone.run()

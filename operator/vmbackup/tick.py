@@ -30,6 +30,7 @@ class Turn:
     last: LastAct | None = None
     wait_seconds: float | None = 0.0  # None: over
     stir: "Stir | None" = None
+    held: Failed | None = None  # nothing goes on before the journal can be written again
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def tick(ports: Ports, turn: Turn) -> Turn:
             if not goes_on_unrecorded(run, move):
                 told = unrecorded(run, full)
                 ports.ledger.report(told, facts)
-                return Turn(told, last, JOURNAL_REST_SECONDS, stir)
+                return Turn(told, last, JOURNAL_REST_SECONDS, stir, full)
     ports.ledger.report(move.run, facts)
     if move.step is None:
         # What the last act said is kept until it could be judged: not while the hypervisor is away.

@@ -39,6 +39,14 @@ class FakeSite:
         backing = (golden,) if wish.golden else ()
         return FakeDisk(wish.target, source, wish.format, backing, shareable=wish.shareable)
 
+    def new_vm_without_room(self) -> Run:
+        run = self.new_vm(Wish(format="raw"))
+        self._vm(run).paused_by_io_error = True
+        return run
+
+    def make_room(self, run: Run) -> None:
+        """There is room without end in memory."""
+
     def begin_held(self, run: Run, step: BeginPush | StartCommit | None = None) -> None:
         self._vm(run).looks = 0
         self.hypervisor.perform(run, step or BeginPush(targets_of(run)))

@@ -35,6 +35,16 @@ from vmbackup.hypervisor.libvirtd import Libvirtd
 from vmbackup.units import MIB
 
 HOLD_TRIES = 5
+# A boot sector that does nothing but write, by the firmware's extended write (int 13h, AH=43h), 32 KiB after 32 KiB.
+WRITER = (
+    bytes.fromhex(
+        "fa 31c0 8ed8 8ed0 bc007c fb"  # a stack, the data segment
+        "be407c b80043 b280 cd13"  # loop: write the packet at 7c40h to the first disk
+        "8306487c40 ebef"  # the next 64 sectors; loop
+    ).ljust(0x40, b"\0")
+    + bytes.fromhex("1000 4000 0080 0000 4000000000000000").ljust(0x1BE, b"\0")
+    + b"\x55\xaa"
+)
 HELD_DATA_BYTES = 384 * MIB  # more than QEMU copies before a limit bites
 
 
@@ -70,6 +80,19 @@ class RealSite:
         uuid = self._start(name, disks, options or Options(memory_mib=32))
         run_disks = (run_disk(Wish(format=disks[0].format), source, ""),)
         return self._placed(make_run(name, uuid, str(self.location), run_disks, next(numbers)))
+
+    def new_vm_without_room(self) -> Run:
+        number = next(numbers)
+        seed, small = self.daemon.images / f"writer-{number}", self.daemon.images / f"small-{number}"
+        seed.write_bytes(WRITER)
+        disk = small / "vda.raw"
+        mount = f"mount -t tmpfs -o mode=777,size=1m tmpfs {small}"
+        image = f"cp {seed} {disk} && truncate -s 16M {disk} && chmod 666 {disk}"
+        self.daemon.run("sh", "-c", f"mkdir {small} && {mount} && {image}")
+        return self.adopt(f"team-a_vm-{number}", [Disk(disk, "vda", "raw")], str(disk))
+
+    def make_room(self, run: Run) -> None:
+        self.daemon.run("mount", "-o", "remount,size=64m", str(Path(run.disk("vda").source).parent))
 
     def _start(self, name: str, disks: list[Disk], options: Options, *, persistent: bool = True) -> str:
         xml = with_monitor(domain_xml(name, disks, options), self._monitor(name))

@@ -42,6 +42,12 @@ class Site(Protocol):
     def new_vm(self, *wishes: Wish, persistent: bool = True) -> Run:
         """Make and start a VM and return a run for it, with an empty directory to write to."""
 
+    def new_vm_without_room(self) -> Run:
+        """Make a VM whose guest writes until the file system of its disk is full, and QEMU pauses it for that."""
+
+    def make_room(self, run: Run) -> None:
+        """Let the write that has failed succeed when it is done again."""
+
     def begin_held(self, run: Run, step: BeginPush | StartCommit | None = None) -> None:
         """Do a step (by default begin the run's push) whose job does not end by itself before `let_go`."""
 

@@ -50,7 +50,9 @@ class FakeStore:
         self.turns_left: dict[tuple[str, int, str], int] = {}
         self.turns_per_work = turns_per_work
         self.problem = ""
-        self.away = ""  # why the location cannot even be looked at
+        self.away = ""  # why the location cannot even be looked at, for now
+        self.silent = False  # it is away because it does not answer
+        self.written_at: dict[str, float] = {}  # by path
         self.free_bytes = 100 * GIB
         self.reserve_bytes = 1 * GIB
         self.overlay_free_bytes = 100 * GIB
@@ -83,7 +85,15 @@ class FakeStore:
         self.advance(run)
         overlays = {disk.target: self.files[disk.overlay] for disk in run.disks if disk.overlay in self.files}
         if self.away:
-            return StoreFacts(problem=self.away, overlay_bytes=overlays, overlay_free_bytes=self.overlay_free_bytes)
+            return StoreFacts(
+                problem=self.away,
+                passing=True,
+                silent=self.silent,
+                works={key[2]: work for key, work in self.works.items() if key[:2] == (run.uid, run.attempt)},
+                overlay_bytes=overlays,
+                overlay_free_bytes=self.overlay_free_bytes,
+                written_at=self.written_at,
+            )
         return StoreFacts(
             problem=self.problem,
             free_bytes=self.free_bytes,
@@ -94,6 +104,7 @@ class FakeStore:
             open_images=frozenset(d.target for d in run.disks if _image(run, d.target) in self.open_paths),
             overlay_bytes=overlays,
             overlay_free_bytes=self.overlay_free_bytes if any(disk.overlay for disk in run.disks) else None,
+            written_at=self.written_at,
         )
 
     def perform(self, run: Run, step: StoreStep) -> int | None:

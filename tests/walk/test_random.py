@@ -133,6 +133,14 @@ def merge_by_hand(world: World, _size: int) -> None:
             world.domain.pivot(disk.target, uid=UID)
 
 
+def silence(world: World, _size: int) -> None:
+    world.store.away, world.store.silent = "/backups has not answered for 3 seconds", True
+
+
+def speak(world: World) -> None:
+    world.store.away, world.store.silent = "", False
+
+
 FULL = {"record": Failed(Reason.STORE_ERROR, "no space left for the journal", heals=True)}
 TORN = {steps.StartCopy: "I/O error", steps.StartVerification: "I/O error"}
 FATE: dict[str, tuple[Blow, Blow]] = {
@@ -146,6 +154,7 @@ FATE: dict[str, tuple[Blow, Blow]] = {
     "ghost": (haunt, nothing),
     "stranger": (send_stranger, set_("domain", "foreign_job", None)),
     "location hidden": (set_("store", "away", "/backups does not answer"), set_("store", "away", "")),
+    "location silent": (silence, lambda world, _: speak(world)),
     "location in trouble": (set_("store", "problem", "/backups is read-only"), set_("store", "problem", "")),
     "location full": (set_("store", "free_bytes", 0), set_("store", "free_bytes", 10**12)),
     "disks full": (set_("store", "overlay_free_bytes", 0), set_("store", "overlay_free_bytes", 10**12)),

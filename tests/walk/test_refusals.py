@@ -165,16 +165,6 @@ def test_location_that_stays_away_ends_the_backup_and_is_swept_when_it_is_back(m
     world.assert_home(run)
 
 
-def test_location_away_before_anything_was_made_is_refused_at_once() -> None:
-    world = World(Method.PUSH)
-    world.store.away = "/backups does not exist on this node"
-    began = world.clock.now()
-    run = world.walk()
-    assert run.outcome is Outcome.REFUSED
-    assert not run.debris
-    assert world.clock.now() - began < 2
-
-
 def test_overlay_limit_ends_the_copy() -> None:
     world = World(Method.SNAPSHOT, {"overlay": {"maxBytes": "1Mi", "maxSeconds": 1800}})
     world.store.turns_per_work = 50

@@ -14,14 +14,16 @@ from vmbackup.cluster.client import Body
 from vmbackup.cluster.resources import LOCATION, VMHOST, Resources
 from vmbackup.core import ownership
 from vmbackup.core.facts import HostFacts
-from vmbackup.core.kstatus import rfc3339
+from vmbackup.core.kstatus import LONGEST_REASON, cut, rfc3339
 from vmbackup.core.method import push_obstacle, version
 from vmbackup.errors import NotYet, VMBackupError
 from vmbackup.hypervisor.libvirtd import Libvirtd
+from vmbackup.store.leftovers import leftover_words
 from vmbackup.store.space import look
 
 LOOK_SECONDS = 10.0
 WRITE_AGAIN_SECONDS = 300.0  # heals a VMHost that somebody else has changed or removed
+LEFTOVERS_SECONDS = 3600.0
 SETTLE_SECONDS = 0.2  # domains come and go in bursts
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ class Inventory:
         self._resources, self._hypervisor = resources, hypervisor
         self._node, self._session, self._default_namespace = node, session, default_namespace
         self._locations: dict[str, Body] = {}
+        self._leftovers: dict[str, str] = {}
+        self._leftovers_at: float | None = None
         self._listed = False
         self._written_at = 0.0
         self._woken = threading.Event()
@@ -55,6 +59,15 @@ class Inventory:
         else:
             self._locations[body["metadata"]["name"]] = body
         self.wake()
+
+    def look_for_leftovers(self) -> None:
+        """Look, once an hour, for unfinished sets of which nobody knows any more; the location's message names them."""
+        if self._leftovers_at is not None and time.monotonic() - self._leftovers_at < LEFTOVERS_SECONDS:
+            return
+        self._leftovers_at = time.monotonic()
+        for body in sorted_by_name(dict(self._locations)):
+            path = body.get("spec", {}).get("directory", {}).get("path", "")
+            self._leftovers[path] = leftover_words(path, time.time())
 
     def _look_for_ever(self) -> None:
         while True:
@@ -126,12 +139,13 @@ class Inventory:
             log.warning("VMBackupLocation %s cannot be read: %s", body["metadata"]["name"], error)
             return None
         space = look(location.spec.directory.path, location.spec.min_free)
+        leftovers = self._leftovers.get(location.spec.directory.path)
         step = max(space.total_bytes // 100, 1)
         return LocationSpace(
             location=location.metadata.name,
             node=self._node,
             ready=space.ready,
-            message=space.message,
+            message=cut("; ".join(filter(None, (space.message, leftovers))), LONGEST_REASON),
             free_bytes=space.free_bytes // step * step,
             total_bytes=space.total_bytes,
         )

@@ -153,6 +153,7 @@ class Agent:
     def _look_again(self) -> None:
         while not self._stopping.wait(TRACES_SECONDS):
             self._look_for_traces()
+            self._inventory.look_for_leftovers()
 
     def _look_for_traces(self) -> None:
         """Look for what the journal does not know or could not end. Done at the start and from time to time."""

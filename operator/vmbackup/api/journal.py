@@ -57,6 +57,7 @@ class RunDisk(Document):
     copied: bool = False
     commits: int = Field(default=0, description="Commits of the overlay that were started.")
     pivot_instance: str = Field(default="", description="QEMU process in which the pivot was intended.")
+    base_written_at: float | None = Field(default=None, description="Base's last write when the pivot was intended.")
     followed: bool = Field(default=False, description="The definition named our overlay when the pivot was intended.")
     verified: bool = False
     stored_bytes: int = 0
@@ -134,7 +135,7 @@ class Run(Document):
     def partial_path(self) -> str:
         """Return the working directory of this attempt, relative to the location; published by one rename."""
         parent, _, name = self.set_path.rpartition("/")
-        return f"{parent}/.{name}.{self.uid}.{self.attempt}.partial"
+        return f"{parent}/{names.partial_name(name, self.uid, self.attempt)}"
 
     @property
     def deadline_at(self) -> float:

@@ -25,6 +25,20 @@ CHECKSUMS_FILE = "SHA256SUMS"
 _OVERLAY = re.compile(r"\.vmbackup\.([0-9A-Za-z-]+)\.[0-9]+\.[^./\s]+\.overlay")
 
 
+_PARTIAL = re.compile(r"\.[^/]+\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.[0-9]+\.partial")
+
+
+def partial_name(set_name: str, uid: str, attempt: int) -> str:
+    """Return the name of the working directory of one attempt; it names the backup that may remove it."""
+    return f".{set_name}.{uid}.{attempt}.partial"
+
+
+def partial_uid(name: str) -> str | None:
+    """Return the VMBackup UID that the name of a working directory carries, None when it is not ours."""
+    match = _PARTIAL.fullmatch(name)
+    return match[1] if match else None
+
+
 def overlay_name(uid: str, attempt: int, target: str) -> str:
     """Return the file name of our overlay for one disk; it names the backup so that it can be told from others'."""
     return f".vmbackup.{uid}.{attempt}.{target}.overlay"

@@ -19,6 +19,7 @@ from vmbackup.core.rules import (
     giving_up,
     in_vain,
     last_error,
+    location_problem,
     maybe_frozen,
     vm_gone,
 )
@@ -26,10 +27,16 @@ from vmbackup.core.steps import DrainStatistics, FreezeGuest, MakeDirectory
 from vmbackup.units import human_bytes
 
 FREEZE_LIMIT_SECONDS = 8.0
+LOCATION_REST_SECONDS = 2.0
 
 
-def location_in_trouble(view: View) -> bool:
-    return bool(view.store.problem)
+def location_away(view: View) -> bool:
+    """Return whether the location cannot be used now, but may be later: not mounted, or its server is away."""
+    return bool(view.store.problem) and view.store.passing
+
+
+def location_unusable(view: View) -> bool:
+    return bool(view.store.problem) and not view.store.passing
 
 
 def foreign_work(view: View) -> bool:
@@ -133,7 +140,7 @@ def _interrupted(view: View) -> str:
     return f"VM {view.run.domain}: interrupted while the guest was being frozen"
 
 
-UNUSABLE = because(Reason.LOCATION_UNUSABLE, lambda view: view.store.problem)
+UNUSABLE = because(Reason.LOCATION_UNUSABLE, location_problem)
 NO_SPACE = because(Reason.NO_SPACE, _no_space)
 NO_OVERLAY_SPACE = because(Reason.NO_SPACE, _no_overlay_space)
 NO_AGENT = because(Reason.QUIESCE_FAILED, _no_agent)
@@ -173,8 +180,9 @@ def beginning(then: Phase) -> Table:
         Phase.PREPARING: (
             Rule("giving up", giving_up, Go(Phase.DISCARDING)),
             Rule("the agent ends", agent_stops, Wait(1.0, ending_words)),
-            Rule("location in trouble", location_in_trouble, Fail(UNUSABLE, Phase.DISCARDING, Outcome.REFUSED)),
+            Rule("location unusable", location_unusable, Fail(UNUSABLE, Phase.DISCARDING, Outcome.REFUSED)),
             Rule("VM gone", vm_gone, Fail(STOPPED, Phase.DISCARDING)),
+            Rule("location away", location_away, Wait(LOCATION_REST_SECONDS, location_problem)),
             Rule("somebody else's job", foreign_work, Wait(1.0, foreign_words)),
             Rule("too little space", too_little_space, Fail(NO_SPACE, Phase.DISCARDING, Outcome.REFUSED)),
             Rule("directory refused", failed(MakeDirectory), Fail(last_error(Reason.STORE_ERROR), Phase.DISCARDING)),

@@ -3,7 +3,7 @@
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import RunDisk
 from vmbackup.core.position import Position, positions
-from vmbackup.core.rules import Test, View, because, giving_up, stalled, works_running
+from vmbackup.core.rules import Test, View, because, giving_up, location_problem, stalled, works_running
 from vmbackup.core.steps import StartCopy
 from vmbackup.units import GIB, human_bytes, human_seconds, parse_bytes
 
@@ -118,7 +118,7 @@ def nearly_full_words(view: View) -> str:
 
 LEFT = because(Reason.SOURCE_LOST, left_words, heals=True)
 LIMIT = because(Reason.OVERLAY_LIMIT, limit_words)
-UNUSABLE = because(Reason.LOCATION_UNUSABLE, lambda view: view.store.problem, heals=True)
+UNUSABLE = because(Reason.LOCATION_UNUSABLE, location_problem, heals=True)
 NEARLY_FULL = because(Reason.NO_SPACE, nearly_full_words)
 STALLED = because(Reason.STALLED, stalled_words, heals=True)
 STOPPING = because(Reason.INTERRUPTED, stopping_words, heals=True)

@@ -2,7 +2,7 @@
 
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Run
-from vmbackup.api.vmbackup import Outcome, Phase, Verify
+from vmbackup.api.vmbackup import Method, Outcome, Phase, Verify
 from vmbackup.core.rules import (
     Act,
     End,
@@ -21,7 +21,11 @@ from vmbackup.core.rules import (
     giving_up,
     in_vain,
     last_error,
+    location_in_trouble,
+    location_problem,
+    location_silent,
     resting,
+    stalled,
     works_running,
 )
 from vmbackup.core.steps import Discard, Publish, StartVerification, StopWorks
@@ -32,10 +36,6 @@ ATTEMPT_REST_SECONDS = (5.0, 15.0, 60.0, 300.0)
 
 
 # -- Verifying ----------------------------------------------------------------------------------------------------
-
-
-def location_in_trouble(view: View) -> bool:
-    return bool(view.store.problem)
 
 
 def image_broken(view: View) -> bool:
@@ -112,6 +112,10 @@ def maybe_published(view: View) -> bool:
     return hidden and view.run.named and in_time
 
 
+def silent_for_now(view: View) -> bool:
+    return location_silent(view) and not stalled(view)
+
+
 def _named(_: View) -> dict[str, object]:
     return {"named": True}
 
@@ -165,8 +169,17 @@ def _unfinished_set(view: View) -> bool:
     return view.run.made and not done(Discard)(view)
 
 
-def _problem(view: View) -> str:
-    return view.store.problem
+def maybe_paused(view: View) -> bool:
+    """Return whether our push job may have paused the guest for want of room, which cannot be seen now."""
+    pushed = view.run.method is Method.PUSH and view.run.began
+    return pushed and view.facts.domain is None and not view.run.paused
+
+
+def _out_of_sight(view: View) -> str:
+    return (
+        f"VM {view.run.domain}: whether the guest was paused for an I/O error cannot be seen: "
+        f"{view.facts.hypervisor_problem}"
+    )
 
 
 def something_left(view: View) -> bool:
@@ -204,7 +217,7 @@ def _finished(view: View) -> dict[str, object]:
     return {**changes, "debris": True, "failure": run.failure.model_copy(update={"message": f"{message}; {left}"})}
 
 
-UNUSABLE = because(Reason.LOCATION_UNUSABLE, lambda view: view.store.problem, heals=True)
+UNUSABLE = because(Reason.LOCATION_UNUSABLE, location_problem, heals=True)
 BROKEN = because(Reason.VERIFICATION_FAILED, _broken, heals=True)
 IN_VAIN = because(Reason.PUBLISH_FAILED, _published_in_vain, heals=True)
 FILES_GONE = because(Reason.PUBLISH_FAILED, _files_gone, heals=True)
@@ -219,13 +232,14 @@ ENDING: Table = {
         Rule("a result", new_result, Write(_verified)),
         Rule("all verified", all_verified, Go(Phase.PUBLISHING)),
         Rule("an image to verify", an_image_waits, Act(_verify)),
-        Rule("verifying", always, Wait(0.5)),
+        Rule("verifying", always, Wait(0.5, location_problem)),
     ),
     # One rename makes the set. After a crash: is the set there with our UID?
     Phase.PUBLISHING: (
         Rule("the set is there", set_is_there, Go(Phase.DONE, _succeeded)),
         Rule("giving up", giving_up, Go(Phase.DISCARDING)),
-        Rule("perhaps there, out of reach", maybe_published, Wait(1.0, _problem)),
+        Rule("perhaps there, out of reach", maybe_published, Wait(1.0, location_problem)),
+        Rule("the location does not answer", silent_for_now, Wait(1.0, location_problem)),
         Rule("refused", failed(Publish), Fail(last_error(Reason.PUBLISH_FAILED), Phase.DISCARDING)),
         Rule("published in vain", in_vain(Publish, _seen), Fail(IN_VAIN, Phase.DISCARDING)),
         Rule("nothing to publish", nothing_to_publish, Fail(FILES_GONE, Phase.DISCARDING)),
@@ -236,8 +250,9 @@ ENDING: Table = {
         Rule("resting", resting, Wait(1.0)),
         Rule("work under way", works_running, Act(lambda _: StopWorks())),
         Rule("discard refused", discard_refused, Retry(_not_discarded)),
-        Rule("location out of reach", out_of_reach, Retry(_problem)),
+        Rule("location out of reach", out_of_reach, Retry(location_problem)),
         Rule("something left", something_left, Act(lambda _: Discard())),
+        Rule("the VM is out of sight", maybe_paused, Wait(1.0, _out_of_sight)),
         Rule("a new attempt may heal it", may_try_again, Go(Phase.ASSIGNED, _next_attempt)),
         Rule("over", always, Go(Phase.DONE, _finished)),
     ),

@@ -114,9 +114,15 @@ class Work:
 
 @dataclass(frozen=True)
 class StoreFacts:
-    """What the location and the overlays look like. Keys of the mappings are disk targets."""
+    """What the location and the overlays look like. Keys of the mappings are disk targets.
+
+    problem: why the location cannot be used now. `passing`: it may go by itself; `silent`: nothing is known but that
+    the location does not answer. written_at: by path, when a base or an overlay was last written to.
+    """
 
     problem: str = ""
+    passing: bool = False
+    silent: bool = False
     free_bytes: int = 0
     reserve_bytes: int = 0
     partial: bool = False
@@ -125,6 +131,7 @@ class StoreFacts:
     open_images: frozenset[str] = frozenset()
     overlay_bytes: Mapping[str, int] = field(default_factory=dict)
     overlay_free_bytes: int | None = None
+    written_at: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

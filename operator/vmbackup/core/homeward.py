@@ -5,7 +5,16 @@ from itertools import pairwise
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Failure, RunDisk
 from vmbackup.api.vmbackup import Outcome
-from vmbackup.core.position import AT_BASE, Position, defined_on_overlay, every, first, positions
+from vmbackup.core.position import (
+    AT_BASE,
+    Position,
+    base_went_on,
+    defined_on_overlay,
+    every,
+    first,
+    pivot_died,
+    positions,
+)
 from vmbackup.core.rules import Test, View, giving_up, rest_seconds, resting
 from vmbackup.core.steps import Pivot, RemoveOverlay, StartCommit
 
@@ -47,7 +56,21 @@ def pivot_intended(view: View) -> dict[str, object]:
     disk = _disk(view, Position.READY)
     seen = view.domain.disk(disk.target)
     followed = seen is not None and defined_on_overlay(seen, disk)
-    run = view.run.with_disk(disk.target, pivot_instance=view.domain.instance, followed=followed)
+    run = view.run.with_disk(
+        disk.target,
+        pivot_instance=view.domain.instance,
+        base_written_at=view.store.written_at.get(disk.source),
+        followed=followed,
+    )
+    return {"disks": run.disks}
+
+
+def pivot_undone(view: View) -> dict[str, object]:
+    """Forget the pivots that were intended in a QEMU which died before: nothing can come of them any more."""
+    run, where = view.run, positions(view)
+    for disk in run.disks:
+        if pivot_died(view.domain, disk) and where[disk.target] in (Position.ON_OVERLAY, Position.OFF):
+            run = run.with_disk(disk.target, pivot_instance="", base_written_at=None, followed=False)
     return {"disks": run.disks}
 
 
@@ -84,6 +107,12 @@ def _loss(view: View, disk: RunDisk) -> str:
             f"somebody's layer {seen.source} lies on our overlay {disk.overlay}, so it cannot be merged. Nothing is "
             "lost: keep all files. Merge that layer (virsh blockcommit --active --shallow --pivot); then the agent "
             "takes the VM home by itself."
+        )
+    if seen is not None and seen.source == disk.overlay and base_went_on(view, disk):
+        return (
+            f"{disk.source} was written to after the pivot to it was begun, and later than our overlay "
+            f"{disk.overlay}, on which the VM is again: what the guest wrote in between is in the base only. Nothing "
+            "was merged or removed: shut the VM down, keep both images, and decide which one is right."
         )
     if seen is not None and seen.source == disk.overlay:
         below = seen.backing[0].path if seen.backing else "nothing"

@@ -19,6 +19,7 @@ from vmbackup.api.vmbackup import Outcome, Phase
 from vmbackup.core.facts import DiskFacts, DomainFacts
 from vmbackup.core.rules import View
 
+MIRROR_LAG_SECONDS = 1.0  # what QEMU may write later to the one image than to the other
 EMPTY_OVERLAY_BYTES = 256 * 1024  # a qcow2 file of libvirt's that no guest has written to holds 192 KiB of metadata
 
 
@@ -43,8 +44,28 @@ def position(view: View, disk: RunDisk) -> Position:
     if seen is None or seen.source == disk.source:
         return _off_overlay(view, seen, disk)
     if seen.source == disk.overlay:
-        return _on_overlay(view.domain, seen, disk)
+        return Position.LOST if base_went_on(view, disk) else _on_overlay(view.domain, seen, disk)
     return Position.NEVER_LEFT if _never_taken(view, seen, disk) else Position.LOST
+
+
+def pivot_died(domain: DomainFacts, disk: RunDisk) -> bool:
+    """Return whether the QEMU in which a pivot was intended is no more."""
+    return bool(disk.pivot_instance) and not (domain.alive and domain.instance == disk.pivot_instance)
+
+
+def base_went_on(view: View, disk: RunDisk) -> bool:
+    """Return whether a guest has written to the base without our overlay, though the VM is on the overlay again.
+
+    libvirt 9.0 can lose a VM in mid pivot: its QEMU goes on with the base, the definition still names the overlay, and
+    whoever then kills QEMU and starts the VM starts it on old data. While a commit is ready the guest's writes go to
+    both images, so both were last written to at the same time when QEMU died before the pivot. Times of one file system
+    are compared only with each other. A block device has none: there the definition is all there is to see.
+    """
+    intended_at, written_at = disk.base_written_at, view.store.written_at
+    base, overlay = written_at.get(disk.source), written_at.get(disk.overlay)
+    if intended_at is None or base is None or overlay is None or not pivot_died(view.domain, disk):
+        return False
+    return base - intended_at > MIRROR_LAG_SECONDS and abs(base - overlay) > MIRROR_LAG_SECONDS
 
 
 def _never_taken(view: View, seen: DiskFacts, disk: RunDisk) -> bool:

@@ -118,6 +118,17 @@ def refused(previous: VMBackupStatus, reason: str, message: str, stamp: Stamp) -
     )
 
 
+def failed(previous: VMBackupStatus, reason: str, message: str, stamp: Stamp) -> VMBackupStatus:
+    """Return the status of a backup that could not be brought to its end here; the phase stays as it was told."""
+    return previous.model_copy(
+        update={
+            "observed_generation": stamp.generation,
+            "outcome": Outcome.FAILED,
+            "conditions": ended_badly(previous.conditions, reason, message, stamp),
+        }
+    )
+
+
 def _conditions(run: Run, facts: Facts, before: Conditions, stamp: Stamp) -> Conditions:
     conditions = _verified(run, _quiesced(run, before, stamp), stamp)
     if run.phase is not Phase.DONE:
@@ -148,7 +159,8 @@ def _now_doing(run: Run, facts: Facts) -> tuple[str, str]:
         why = run.trouble or (run.failure.message if run.failure else "")
         return Reason.RETRYING, f"{doing}, attempt {run.attempt}: {why}"
     if run.trouble:
-        return Reason.RETRYING, f"{doing}; {run.trouble}"
+        away = run.trouble == facts.store.problem
+        return (Reason.LOCATION_NOT_READY if away else Reason.RETRYING), f"{doing}; {run.trouble}"
     return Reason.RUNNING, doing
 
 

@@ -13,9 +13,10 @@ from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Failure, Freeze, Run, RunDisk
 from vmbackup.api.vmbackup import Method, Outcome, Phase, Source, VMBackupSpec
 from vmbackup.core.facts import DiskFacts, DomainFacts
-from vmbackup.core.plan import Request
+from vmbackup.core.plan import Request, set_path
 
 LOST = "lost-and-found"  # stands for a name that nobody knows any more
+NO_SET = f"{LOST}/{LOST}/{LOST}"
 _TARGET = re.compile(
     r"(?P<location>/.+)/(?P<set>[^/]+/[^/]+)/\.(?P<name>[^/]+)\.(?P<uid>[0-9a-f-]{36})\.(?P<attempt>\d+)\.partial/[^/]+"
 )
@@ -42,6 +43,7 @@ def adopted(lost: Run, request: Request) -> Run:
             "spec": request.spec,
             "location_path": lost.location_path or request.location_path,
             "overlay_directory": request.overlay_directory,
+            "set_path": set_path(request, lost.started_at) if lost.set_path == NO_SET else lost.set_path,
             "min_free": request.min_free,
             "stall_seconds": request.stall_seconds,
             "started_at": request.started_at,
@@ -131,7 +133,7 @@ def _run(domain: DomainFacts, uid: str, attempt: int, now: float) -> Run:
         spec=VMBackupSpec(source=Source(name=LOST), location=LOST),
         location_path="",
         overlay_directory="",
-        set_path=f"{LOST}/{LOST}/{LOST}",
+        set_path=NO_SET,
         method=Method.SNAPSHOT,
         method_reason="found on the VM",
         disks=(),

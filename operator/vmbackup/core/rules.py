@@ -222,6 +222,20 @@ def stalled(view: View) -> bool:
     return view.facts.still_seconds > view.run.stall_seconds
 
 
+def location_in_trouble(view: View) -> bool:
+    """Return whether the location cannot be used. One that only does not answer may do so again: it is given time."""
+    return bool(view.store.problem) and (stalled(view) or not location_silent(view))
+
+
+def location_silent(view: View) -> bool:
+    """Return whether the location does not answer, so that nothing is known of what it holds."""
+    return view.store.silent
+
+
+def location_problem(view: View) -> str:
+    return view.store.problem
+
+
 def maybe_frozen(view: View) -> bool:
     return view.run.maybe_frozen
 

@@ -8,7 +8,7 @@ From Snapshotting on every way leads through Committing: a failure changes the o
 from vmbackup.api.conditions import Reason
 from vmbackup.api.vmbackup import Phase
 from vmbackup.core import copying, homeward
-from vmbackup.core.beginning import beginning, location_in_trouble
+from vmbackup.core.beginning import beginning
 from vmbackup.core.ending import ENDING
 from vmbackup.core.position import AT_BASE, Position, every
 from vmbackup.core.rules import (
@@ -26,6 +26,8 @@ from vmbackup.core.rules import (
     failed,
     giving_up,
     last_error,
+    location_in_trouble,
+    location_problem,
     resting,
     tight,
     vm_gone,
@@ -89,16 +91,16 @@ SNAPSHOT: Table = {
         Rule("giving up", giving_up, Go(Phase.COMMITTING)),
         Rule("a disk left its overlay", copying.left_overlay, Fail(copying.LEFT, Phase.COPYING)),
         Rule("overlay limit", copying.limit_reached, Fail(copying.LIMIT, Phase.COPYING)),
+        Rule("a copy stands still", copying.copy_stalled, Fail(copying.STALLED, Phase.COPYING)),
         Rule("location in trouble", location_in_trouble, Fail(copying.UNUSABLE, Phase.COPYING)),
         Rule("location nearly full", tight, Fail(copying.NEARLY_FULL, Phase.COPYING)),
         Rule("the agent ends", copying.agent_stops, Fail(copying.STOPPING, Phase.COPYING)),
-        Rule("a copy stands still", copying.copy_stalled, Fail(copying.STALLED, Phase.COPYING)),
         Rule("a copy failed", copying.a_copy("failed"), Fail(copying.COPY_FAILED, Phase.COPYING)),
         Rule("copy refused", failed(StartCopy), Fail(last_error(Reason.COPY_FAILED), Phase.COPYING)),
         Rule("a copy is done", copying.a_copy("done"), Write(copying.copied)),
         Rule("all copied", copying.all_copied, Go(Phase.COMMITTING)),
         Rule("a base to copy", copying.base_waits, Act(copying.copy)),
-        Rule("copying", always, Wait(0.5)),
+        Rule("copying", always, Wait(0.5, location_problem)),
     ),
     # The overlays are merged into their bases. A crash leaves the chain as it is; the commit is begun again.
     Phase.COMMITTING: (
@@ -117,7 +119,7 @@ SNAPSHOT: Table = {
     Phase.PIVOTING: (
         Rule("a disk is lost", homeward.lost, Write(homeward.stranded)),
         Rule("on their bases", homeward.on_bases, Go(Phase.CLEANING, homeward.home)),
-        Rule("the commit has gone", homeward.not_all_ready, Go(Phase.COMMITTING)),
+        Rule("the commit has gone", homeward.not_all_ready, Go(Phase.COMMITTING, homeward.pivot_undone)),
         Rule("pivot refused", failed(Pivot), Retry()),
         Rule("pivoted, not seen yet", homeward.pivoted_in_vain, Wait(0.5)),
         Rule("resting", resting, Wait(0.5)),

@@ -15,6 +15,10 @@ ANSWER_SECONDS = 3.0
 T = TypeVar("T")
 
 
+class Silent(NotYet):
+    """The file system has not answered in time."""
+
+
 class Asker:
     """Asks at most one question at a time of a path that has not answered the one before in time."""
 
@@ -26,7 +30,7 @@ class Asker:
     def ask(self, path: str, question: Callable[[], T]) -> T:
         """Return the answer, or raise what the question raised.
 
-        Raises: NotYet: no answer in time; later questions fail at once until the hanging one has come back.
+        Raises: Silent: no answer in time; later questions fail at once until the hanging one has come back.
         """
         with self._lock:
             hanging = self._hanging.get(path)
@@ -54,8 +58,8 @@ def _answer(question: Callable[[], T], answers: list[T], errors: list[Exception]
         errors.append(error)
 
 
-def _silent(path: str, seconds: float) -> NotYet:
-    return NotYet(
+def _silent(path: str, seconds: float) -> Silent:
+    return Silent(
         Reason.LOCATION_UNUSABLE,
         f"{path} has not answered for {seconds:g} seconds; look whether its file server is reachable (hung mount?)",
     )

@@ -5,11 +5,14 @@ also counts while the machine sleeps. The sum survives a restart of the process,
 """
 
 import json
+import logging
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_log = logging.getLogger(__name__)
 
 
 class SteadyClock:
@@ -34,9 +37,15 @@ class SteadyClock:
             return None
 
     def _write(self) -> None:
+        """On a disk that is full nothing is kept, nor an older offset: VMs must come home from there, too."""
         fresh = self._path.with_suffix(".new")
-        fresh.write_text(json.dumps({"bootId": boot_id(), "offsetSeconds": self._offset_seconds}))
-        os.replace(fresh, self._path)
+        try:
+            fresh.write_text(json.dumps({"bootId": boot_id(), "offsetSeconds": self._offset_seconds}))
+            os.replace(fresh, self._path)
+        except OSError as error:
+            _log.warning("%s cannot be written: %s", self._path, error)
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
 
 def _since_boot() -> float:

@@ -24,20 +24,27 @@ from vmbackup.core.steps import (
     StoreStep,
 )
 from vmbackup.errors import Failed, NotYet, VMBackupError
-from vmbackup.store.asking import Asker
+from vmbackup.store.asking import Asker, Silent
 from vmbackup.store.clock import boot_id
 from vmbackup.store.copying import copy_disk
 from vmbackup.store.locks import is_open
-from vmbackup.store.overlays import make_overlay_directory, overlay_bytes, overlay_free_bytes, remove_overlay
+from vmbackup.store.overlays import (
+    make_overlay_directory,
+    overlay_bytes,
+    overlay_free_bytes,
+    remove_overlay,
+    written_at,
+)
 from vmbackup.store.paths import below, create_file, location_directory, open_file
 from vmbackup.store.publishing import Publisher, publish_set
-from vmbackup.store.sets import discard_set, is_ours, make_set
+from vmbackup.store.sets import discard_leftovers, discard_set, is_ours, make_set
 from vmbackup.store.sources import open_chain, try_sources
 from vmbackup.store.space import read_only_words, reserve_bytes, words_of, writable
 from vmbackup.store.verifying import verify_image
 from vmbackup.store.works import Result, Task, Works
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+LASTING = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)  # what no server that comes back will mend
 
 
 class Directories:
@@ -68,13 +75,16 @@ class Directories:
             works=self._works.facts(run),
             overlay_bytes=overlay_bytes(run),
             overlay_free_bytes=overlay_free_bytes(run),
+            written_at=written_at(run),
         )
         try:
             return self._asker.ask(run.location_path, lambda: self._with_location(run, seen))
+        except Silent as error:
+            return replace(seen, problem=error.message, passing=True, silent=True)
         except VMBackupError as error:
-            return replace(seen, problem=error.message)
+            return replace(seen, problem=error.message, passing=isinstance(error, NotYet))
         except OSError as error:
-            return replace(seen, problem=words_of(run.location_path, error))
+            return replace(seen, problem=words_of(run.location_path, error), passing=error.errno not in LASTING)
 
     def perform(self, run: Run, step: StoreStep) -> int | None:
         try:
@@ -119,6 +129,7 @@ class Directories:
                 self._works.stop(run)
                 with location_directory(run.location_path) as location:
                     discard_set(location, run)
+                    discard_leftovers(location, run)
 
     def _make(self, run: Run) -> None:
         """Make the working directory, after looking whether the disks may be copied at all."""
@@ -129,6 +140,7 @@ class Directories:
             make_overlay_directory(run)
         domain_xml = self._domain_xml(run)
         with location_directory(run.location_path) as location:
+            discard_leftovers(location, run)
             make_set(location, run, domain_xml)
 
     def _copy(self, task: Task, run: Run, disk: RunDisk) -> Result:

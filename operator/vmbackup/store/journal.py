@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -79,7 +79,7 @@ class NodeJournal:
     def lock(self, domain_uuid: str) -> Iterator[None]:
         """Hold the VM for one worker of this node, in this process or another; freed by the kernel when we die.
 
-        Raises: NotYet: somebody else holds it.
+        Raises: NotYet: somebody else holds it. Failed: the lock file cannot be made.
         """
         with self._held(domain_uuid, f"another backup of the VM {domain_uuid} is under way"):
             yield
@@ -96,11 +96,16 @@ class NodeJournal:
     @contextmanager
     def _held(self, name: str, taken: str) -> Iterator[None]:
         path = self._locks / f"{_plain(name)}.lock"
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            words = f"the lock {path} cannot be made ({error.strerror}); free space there"
+            raise Failed(Reason.STORE_ERROR, words, heals=True) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(file, 0)
-            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+            with suppress(OSError):  # the number is for people only: no disk that is full keeps a VM from its lock
+                os.ftruncate(file, 0)
+                os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError:
             holder = os.pread(file, 32, 0).decode("ascii", "replace").strip()
             os.close(file)

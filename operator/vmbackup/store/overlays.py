@@ -2,6 +2,7 @@
 
 import os
 import stat
+from contextlib import suppress
 
 from vmbackup.api import names
 from vmbackup.api.conditions import Reason
@@ -26,6 +27,20 @@ def overlay_bytes(run: Run) -> dict[str, int]:
             except OSError:
                 sizes[disk.target] = 0
     return sizes
+
+
+def written_at(run: Run) -> dict[str, float]:
+    """Return when each base and each overlay was last written to, by path: seconds, as their file system counts them.
+
+    A block device says nothing of the kind. Like `overlay_free_bytes` this is asked of the VM's own file systems.
+    """
+    times: dict[str, float] = {}
+    for path in (path for disk in run.disks if disk.overlay for path in (disk.source, disk.overlay)):
+        with suppress(OSError):
+            status = os.stat(path)
+            if stat.S_ISREG(status.st_mode):
+                times[path] = status.st_mtime
+    return times
 
 
 def overlay_free_bytes(run: Run) -> int | None:

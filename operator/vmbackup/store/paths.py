@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from vmbackup.api.conditions import Reason
-from vmbackup.errors import Failed, Refused
+from vmbackup.errors import Failed, NotYet, Refused
 
 DIRECTORY_MODE = 0o711  # QEMU's user must pass through to its push target; names are no secret, files are 0600
 FILE_MODE = 0o600
@@ -22,7 +22,8 @@ def location_directory(path: str) -> Iterator[int]:
     """Open a location: an absolute path to an existing directory without a single link in it.
 
     Raises:
-        Refused: the path is missing, not a directory, or a link.
+        NotYet: the path is missing: perhaps not mounted yet.
+        Refused: the path is not a directory, or has a link in it.
         OSError: the file system is in trouble.
     """
     if not path.startswith("/"):
@@ -46,9 +47,10 @@ def _enter_location(directory: int, name: str, walked: str, path: str) -> int:
     try:
         return os.open(name, _DIRECTORY, dir_fd=directory)
     except FileNotFoundError:
-        raise _unusable(
+        raise NotYet(
+            Reason.LOCATION_UNUSABLE,
             f"{walked} does not exist on this node; make the directory or mount the file system at {path} "
-            "(it is never made for you: an unmounted file system must not fill the root disk)"
+            "(it is never made for you: an unmounted file system must not fill the root disk)",
         ) from None
     except OSError as error:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP):

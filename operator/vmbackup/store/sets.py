@@ -67,20 +67,38 @@ def discard_set(location: int, run: Run) -> None:
     Raises: Failed: it is not ours. OSError: something in it cannot be removed.
     """
     parent, _, name = run.partial_path.rpartition("/")
+    with suppress(FileNotFoundError), below(location, parent) as directory:
+        _remove(directory, name, run)
+
+
+def discard_leftovers(location: int, run: Run) -> None:
+    """Remove what a lost journal has left: working directories of other attempts of this very backup.
+
+    A backup has one run, on one node, under the lock of its VM: whatever else carries its full UID is of no use to
+    anybody. One that cannot be removed is logged: it is tried again with the next attempt.
+    """
+    parent, _, own = run.partial_path.rpartition("/")
+    with suppress(FileNotFoundError), below(location, parent) as directory:
+        for name in os.listdir(directory):
+            if name != own and names.partial_uid(name) == run.uid:
+                try:
+                    _remove(directory, name, run)
+                    _log.info("%s: the unfinished set %s of a lost record was removed", run.key, name)
+                except (Failed, OSError) as error:
+                    _log.warning("%s: the unfinished set %s was not removed: %s", run.key, name, error)
+
+
+def _remove(directory: int, name: str, run: Run) -> None:
+    partial = enter(directory, name, name)
     try:
-        with below(location, parent) as directory:
-            partial = enter(directory, name, run.partial_path)
-            try:
-                owner = owner_uid(partial)
-                if owner != run.uid and (owner or os.listdir(partial)):
-                    raise _foreign(run)
-                _empty(partial, last=(names.DOMAIN_FILE, OWNER_FILE, names.MANIFEST_FILE))
-            finally:
-                os.close(partial)
-            os.rmdir(name, dir_fd=directory)
-            os.fsync(directory)
-    except FileNotFoundError:
-        return
+        owner = owner_uid(partial)
+        if owner != run.uid and (owner or os.listdir(partial)):
+            raise _foreign(run)
+        _empty(partial, last=(names.DOMAIN_FILE, OWNER_FILE, names.MANIFEST_FILE))
+    finally:
+        os.close(partial)
+    os.rmdir(name, dir_fd=directory)
+    os.fsync(directory)
 
 
 def _empty(directory: int, last: tuple[str, ...] = (), depth: int = 0) -> None:

@@ -1,5 +1,6 @@
 """The VMHost of a node: true, and written only when there is something new."""
 
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -81,3 +82,21 @@ def test_old_daemon_cannot_push_and_says_why(desk: Any, inventory: Inventory) ->
     push = next(each for each in host(desk).status.methods if each.method == "Push")
     assert not push.supported
     assert "7.0.0" in push.reason
+
+
+def test_unfinished_set_of_which_nobody_knows_is_named_in_the_location(
+    desk: Any, inventory: Inventory, tmp_path: Path
+) -> None:
+    partial = (
+        tmp_path / "team-a" / "web" / ".20261122T120000Z-b1-7b0f3c51.7b0f3c51-0000-4000-8000-000000000009.1.partial"
+    )
+    partial.mkdir(parents=True)
+    os.utime(partial, (1_000_000_000, 1_000_000_000))
+    desk.location(directory={"path": str(tmp_path)})
+    inventory.look()
+    inventory.look_for_leftovers()
+    inventory.look()
+    (seen,) = host(desk).status.locations
+    assert seen.ready
+    assert str(partial) in seen.message
+    assert partial.exists(), "named, not removed"

@@ -206,3 +206,43 @@ def test_copy_of_the_disk_that_somebody_has_pivoted_to_is_lost() -> None:
 def test_overlay_of_another_attempt_is_not_ours() -> None:
     other = OVERLAY.replace(".1.vda", ".2.vda")
     assert where(a_domain(replace(on_overlay(), source=other))) == "LOST"
+
+
+# -- on the overlay again, after a pivot that libvirt has lost ---------------------------------------------------------
+
+T_PIVOT = 1000.0  # when the base was last written to as the pivot was intended; the file system's own time
+LOST_PIVOT = run_disk(pivot_instance=BORN, followed=True, base_written_at=T_PIVOT)
+
+
+def again(base_at: float, overlay_at: float, phase: Phase = Phase.PIVOTING, **domain: Any) -> str:
+    """Return the position of a disk that is on our overlay after the QEMU of its pivot has gone."""
+    run = a_run(phase, **BEGUN, disks=(LOST_PIVOT,))
+    seen = store(overlay_bytes={"vda": WRITTEN}, written_at={BASE: base_at, OVERLAY: overlay_at})
+    return position(view(run, facts(a_domain(on_overlay(), **domain), seen)), run.disks[0]).name
+
+
+@pytest.mark.parametrize("domain", [{"state": "off"}, {"instance": REBORN}], ids=["off", "started again"])
+@pytest.mark.parametrize("phase", [Phase.PIVOTING, Phase.COMMITTING, Phase.CLEANING])
+def test_base_that_was_written_after_a_pivot_that_libvirt_lost_never_gets_the_old_overlay(
+    domain: dict[str, Any], phase: Phase
+) -> None:
+    assert again(base_at=T_PIVOT + 600, overlay_at=T_PIVOT, phase=phase, **domain) == "LOST"
+
+
+def test_overlay_that_the_guest_has_written_to_since_its_base_went_on_is_lost_too() -> None:
+    assert again(base_at=T_PIVOT + 600, overlay_at=T_PIVOT + 700, instance=REBORN) == "LOST"
+
+
+def test_qemu_that_died_before_its_pivot_wrote_both_images_to_the_last() -> None:
+    assert again(base_at=T_PIVOT + 30.2, overlay_at=T_PIVOT + 30, state="off") == "OFF"
+    assert again(base_at=T_PIVOT + 30, overlay_at=T_PIVOT + 30.2, instance=REBORN) == "ON_OVERLAY"
+
+
+def test_idle_guest_that_died_before_its_pivot_is_taken_home() -> None:
+    """The commit wrote the base long after the guest's last write: that says nothing of a pivot."""
+    assert again(base_at=T_PIVOT, overlay_at=T_PIVOT - 3600, state="off") == "OFF"
+    assert again(base_at=T_PIVOT, overlay_at=T_PIVOT + 3600, instance=REBORN) == "ON_OVERLAY"
+
+
+def test_same_qemu_has_not_pivoted_whatever_the_times_say() -> None:
+    assert again(base_at=T_PIVOT + 600, overlay_at=T_PIVOT) == "ON_OVERLAY"

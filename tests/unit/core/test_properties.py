@@ -117,6 +117,8 @@ works = st.dictionaries(
 stores = st.builds(
     StoreFacts,
     problem=st.sampled_from(["", "", "", "it does not answer"]),
+    passing=st.booleans(),
+    silent=st.booleans(),
     free_bytes=st.sampled_from([0, 100 * GIB]),
     reserve_bytes=st.just(GIB),
     partial=st.booleans(),
@@ -124,6 +126,10 @@ stores = st.builds(
     works=works,
     overlay_bytes=st.dictionaries(st.sampled_from(TARGETS), st.sampled_from([0, 196_608, GIB, 100 * GIB])),
     overlay_free_bytes=st.sampled_from([None, 0, 100 * GIB]),
+    written_at=st.dictionaries(
+        st.sampled_from([path for target in TARGETS for path in (base_of(target), overlay_of(target))]),
+        st.sampled_from([T0, T0 + 0.5, T0 + 100]),
+    ),
 )
 errors = st.sampled_from([None, said_no(), said_no(heals=True), NotYet(Reason.HYPERVISOR_AWAY, "cut off")])
 seen = st.builds(
@@ -158,6 +164,7 @@ def runs(draw: st.DrawFn) -> Run:
             verified=draw(flag),
             commits=draw(st.sampled_from([0, 1, 3000])),
             pivot_instance=draw(st.sampled_from(["", BORN, REBORN])),
+            base_written_at=draw(st.sampled_from([None, T0])),
             followed=draw(flag),
         )
         for target in TARGETS

@@ -98,6 +98,7 @@ def test_rescue_of_a_vm_of_any_name_can_be_written_down_and_read_again(name: str
 def test_rescue_of_a_backup_that_still_exists_goes_home_then_tries_again() -> None:
     request = Request(UID, "demo", "first", spec(), "demo_vm1", "/backups", "/overlays", T0 - 60, min_free="10%")
     run = adopted(found(a_domain(on_overlay())), request)
+    assert run.set_path.startswith("demo/vm1/"), "where its unfinished set is looked for, and removed"
     assert (run.key, run.vm, run.location_path, run.min_free) == ("demo/first", "vm1", "/backups", "10%")
     assert run.failure is not None
     assert run.failure.heals

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from vmbackup.errors import Failed, Refused
+from vmbackup.errors import Failed, NotYet, Refused
 from vmbackup.store.paths import below, location_directory, open_file, write_file
 
 
@@ -14,8 +14,10 @@ def refusal(path: Path | str) -> str:
     return caught.value.message
 
 
-def test_missing_location_is_named_and_not_made(tmp_path: Path) -> None:
-    assert f"{tmp_path}/away does not exist" in refusal(tmp_path / "away" / "deeper")
+def test_missing_location_may_be_mounted_later_and_is_not_made(tmp_path: Path) -> None:
+    path = tmp_path / "away" / "deeper"
+    with pytest.raises(NotYet, match=f"{tmp_path}/away does not exist"), location_directory(str(path)):
+        pass
     assert not (tmp_path / "away").exists()
 
 

@@ -125,3 +125,63 @@ def test_nvram_that_cannot_be_trusted_is_left_out(run: Run, tmp_path: Path, plan
     xml = f"<domain><os><nvram>{path}</nvram></os></domain>"
     Directories(domain_xml=lambda _run: xml, wake=lambda: None).perform(run, MakeDirectory())
     assert sorted(entry.name for entry in partial_of(run).iterdir()) == [".owner", "domain.xml"]
+
+
+# -- what a lost journal leaves behind --------------------------------------------------------------------------------
+
+
+def left_behind(run: Run, name: str, owner: str | None = None) -> Path:
+    """Make a working directory as a run of which no record is left would have made it."""
+    path = partial_of(run).parent / name
+    path.mkdir(parents=True)
+    (path / ".owner").write_text(run.uid if owner is None else owner)
+    (path / "vda.img").write_bytes(b"half")
+    return path
+
+
+@pytest.mark.parametrize("step", [MakeDirectory(), Discard()])
+def test_unfinished_set_of_a_lost_record_goes_with_the_next_attempt(
+    store: Directories, run: Run, step: MakeDirectory | Discard
+) -> None:
+    old = left_behind(run, f".20261122T120000Z-nightly-0f8fad5b.{run.uid}.7.partial")
+    store.perform(run, step)
+    assert not old.exists()
+    assert store.observe(run).partial == isinstance(step, MakeDirectory)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f".20261122T120000Z-nightly-7c9e6679.{OTHER_UID}.1.partial",
+        "20261122T120000Z-nightly-0f8fad5b",
+        ".{uid}.1.partial",
+        "x.20261122T120000Z-nightly-0f8fad5b.{uid}.1.partial",
+        ".20261122T120000Z-nightly-0f8fad5b.{uid}.1.partial.kept",
+        ".20261122T120000Z-nightly-0f8fad5b.{uid}.partial",
+    ],
+)
+def test_nothing_but_unfinished_sets_of_the_same_backup_goes(store: Directories, run: Run, name: str) -> None:
+    other = left_behind(run, name.replace("{uid}", run.uid))
+    store.perform(run, MakeDirectory())
+    store.perform(run, Discard())
+    assert (other / "vda.img").read_bytes() == b"half"
+
+
+def test_directory_whose_owner_is_another_backup_stays_whatever_its_name_says(store: Directories, run: Run) -> None:
+    other = left_behind(run, f".20261122T120000Z-nightly-0f8fad5b.{run.uid}.7.partial", OTHER_UID)
+    store.perform(run, MakeDirectory())
+    assert (other / "vda.img").exists()
+
+
+def test_link_with_the_name_of_an_unfinished_set_is_not_followed(store: Directories, run: Run, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / ".owner").write_text(run.uid)
+    (theirs / "keep").touch()
+    link = partial_of(run).parent / f".20261122T120000Z-nightly-0f8fad5b.{run.uid}.7.partial"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(theirs)
+    store.perform(run, MakeDirectory())
+    store.perform(run, Discard())
+    assert (theirs / "keep").exists()
+    assert link.is_symlink()
