@@ -4,7 +4,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -Im pytest
-FAULT := VMBACKUP_FAULT_RESULTS=tests/fault/results.json $(PYTEST) -v tests/fault
+WORKERS := 2
+# Real tests wait most of the time; every worker has daemons, clusters and directories of its own.
+REAL := $(PYTEST) -v -n $(WORKERS) --dist loadfile
+FAULT := VMBACKUP_FAULT_RESULTS=tests/fault/results.json $(PYTEST) -v -n $(WORKERS) tests/fault
 TESTBED := PYTHONPATH=dev $(PYTHON) -m testbed
 
 .PHONY: help
@@ -67,11 +70,11 @@ walk: setup ## a backup killed at every step, on fakes
 
 .PHONY: contract
 contract: setup ## the fake and real libvirt 7.0, 9.0 and 11.3 keep the same promises
-	$(PYTEST) -v tests/contract
+	$(REAL) tests/contract
 
 .PHONY: integration
 integration: setup ## real libvirt, real kube-apiserver, real disks
-	$(PYTEST) -v tests/integration
+	$(REAL) tests/integration
 
 .PHONY: fault
 fault: setup ## real processes killed, disks filled, connections cut; the cells that matter

@@ -29,6 +29,7 @@ CATCHES_MAX = 8
 FROZEN_MILLISECONDS_MAX = 10_000
 # Both disks copy at a few MiB in a second or two: long enough to be hit, short enough to be repeated.
 COPY_BYTES_PER_SECOND = "160Mi"
+LEAD_SECONDS = 45.0  # a controller that was started again waits 15 s for the Lease of the one before
 Body = dict[str, Any]
 # In these phases the moment that counts is when the intent is on disk and the act is about to be done, or being done.
 INTENDED: dict[str, Callable[[Body], object]] = {
@@ -288,7 +289,7 @@ class Cell:
     def _settle(self, body: Body) -> None:
         """Wait for what comes shortly after the told end: the journal is emptied, the finalizer goes."""
         assert patiently(lambda: not list((self.stage.state / "runs").glob("*.json")), 15), "the journal is not empty"
-        assert patiently(lambda: not self._finalizers(), 15), f"the finalizer stays: {body['metadata']}"
+        assert patiently(lambda: not self._finalizers(), LEAD_SECONDS), f"the finalizer stays: {body['metadata']}"
         self._end_watch()
 
     def _finalizers(self) -> list[str]:

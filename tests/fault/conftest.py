@@ -1,5 +1,6 @@
 """One stage for all cells; every cell's result is written to results.json."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -91,9 +92,13 @@ def pytest_sessionfinish() -> None:
     """Put the cells of this run into the file; cells that were not run keep their last result."""
     if not _results or "VMBACKUP_FAULT_RESULTS" not in os.environ:
         return
-    path = Path(os.environ["VMBACKUP_FAULT_RESULTS"])
-    known = json.loads(path.read_text())["cells"] if path.exists() else {}
     when = time.strftime("%Y-%m-%d", time.gmtime())
     fresh = {name: {**result, "date": when} for name, result in _results.items()}
-    cells = {name: cell for name, cell in {**known, **fresh}.items() if cell["fault"] in WORDS}
-    path.write_text(json.dumps({"faults": FAULTS, "cells": dict(sorted(cells.items()))}, indent=1) + "\n")
+    with Path(os.environ["VMBACKUP_FAULT_RESULTS"]).open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # workers that end at the same time
+        file.seek(0)
+        text = file.read()
+        known = json.loads(text)["cells"] if text else {}
+        cells = {name: cell for name, cell in {**known, **fresh}.items() if cell["fault"] in WORDS}
+        file.truncate(0)
+        file.write(json.dumps({"faults": FAULTS, "cells": dict(sorted(cells.items()))}, indent=1) + "\n")

@@ -177,6 +177,7 @@ class Stage:
         if not self._api_is_up:
             self.cluster.start_apiserver()
             self._api_is_up = True
+        self.controller.start()  # as a kubelet does: it ends when it could not renew its lead
 
     def mend(self, *, spoiled: bool) -> None:
         """Bring back every part; `spoiled`: the VM or the agent's records are not as they should be, make new ones."""

@@ -145,7 +145,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     desk = Desk(tmp_path)
     yield desk
     desk.stop()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("backup-")], "left behind"
+    eventually(lambda: not any(each.name.startswith("backup-") for each in threading.enumerate()), "no thread is left")
 
 
 def _pause(served: Served, seconds: float) -> None:

@@ -49,6 +49,7 @@ def test_agent_does_not_end_before_a_guest_is_thawed(desk: Any, method: str) -> 
     desk.backups.resume()
     desk.backups.stop(grace_seconds=20)
     assert not desk.domain.guest.frozen
+    desk.until_idle()
 
 
 def test_agent_does_not_wait_for_more_than_its_grace(desk: Any) -> None:
