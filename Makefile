@@ -26,6 +26,7 @@ setup: .venv/ready ## install what is needed (Debian, as root)
 .PHONY: lock
 lock: ## lock the dependencies anew
 	uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url -o requirements/run.txt
+	uv pip compile -q requirements/image.in --generate-hashes --no-emit-index-url -o requirements/image.txt
 	uv pip compile -q pyproject.toml --group dev requirements/build.in --generate-hashes --no-emit-index-url -o requirements/dev.txt
 
 # -- the demo -------------------------------------------------------------------------------------------------
@@ -42,23 +43,35 @@ up: setup ## start the development cluster
 down: ## stop the development cluster and leave nothing
 	@$(TESTBED) down
 
+.PHONY: parts
+parts: setup ## build what the tests need: kube-apiserver, Helm, Debian roots, a guest (minutes the first time)
+	@PYTHONPATH=dev $(PYTHON) -m testbed.parts
+
 .PHONY: env
 env: ## print the environment of the development cluster, for eval
 	@$(TESTBED) env
+
+.PHONY: image
+image: setup ## build the image as an archive below dist/
+	PYTHONPATH=dev $(PYTHON) -m testbed.containers dist
+
+.PHONY: release
+release: setup ## chart, image, SBOM and checksums in dist/release, from a clean commit
+	PYTHONPATH=dev $(PYTHON) dev/release.py dist/release
 
 # -- checking and testing -------------------------------------------------------------------------------------
 
 .PHONY: check
 check: setup ## what needs no VM: formats, lints, types, doors, unit and walk tests
 	test ! -e operator/__init__.py
-	.venv/bin/ruff format --check operator dev tests bench docs
-	.venv/bin/ruff check operator dev tests bench docs
+	.venv/bin/ruff format --check operator dev tests bench docs helm
+	.venv/bin/ruff check operator dev tests bench docs helm
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	$(PYTEST) -q tests/unit tests/walk
 
 .PHONY: test
-test: check contract integration ## every test
+test: check contract integration attack chart ## every test but those of make fault, soak and e2e
 
 .PHONY: unit
 unit: setup ## pure tests, seconds
@@ -69,23 +82,36 @@ walk: setup ## a backup killed at every step, on fakes
 	$(PYTEST) -q tests/walk
 
 .PHONY: contract
-contract: setup ## the fake and real libvirt 7.0, 9.0 and 11.3 keep the same promises
+contract: parts ## the fake and real libvirt 7.0, 9.0 and 11.3 keep the same promises
 	$(REAL) tests/contract
 
 .PHONY: integration
-integration: setup ## real libvirt, real kube-apiserver, real disks
+integration: parts ## real libvirt, real kube-apiserver, real disks
 	$(REAL) tests/integration
 
+.PHONY: e2e
+e2e: setup ## the image, installed by Helm and kubectl on a real node
+	PYTHONPATH=dev $(PYTHON) -m testbed.realcluster # takes longer than a test may, the first time
+	$(PYTEST) -v --timeout=600 tests/e2e
+
+.PHONY: attack
+attack: parts ## attacks on real parts: tokens, names, links, images
+	$(REAL) tests/attack
+
+.PHONY: chart
+chart: parts ## the chart, before Helm, a kube-apiserver, promtool, Lua and kstatus
+	$(REAL) tests/chart
+
 .PHONY: fault
-fault: setup ## real processes killed, disks filled, connections cut; the cells that matter
+fault: parts ## real processes killed, disks filled, connections cut; the cells that matter
 	ended=0; $(FAULT) -m "not full" || ended=$$?; $(PYTHON) docs/draw_faults.py; exit $$ended
 
 .PHONY: fault-full
-fault-full: setup ## every cell of the fault matrix
+fault-full: parts ## every cell of the fault matrix
 	ended=0; $(FAULT) || ended=$$?; $(PYTHON) docs/draw_faults.py; exit $$ended
 
 .PHONY: soak
-soak: setup ## random faults for SECONDS (default 300) with SEED
+soak: parts ## random faults for SECONDS (default 300) with SEED
 	PYTHONPATH=dev:tests $(PYTHON) tests/soak/run.py --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
@@ -95,6 +121,7 @@ bench: setup ## measure against virsh, virtnbdbackup and a shell script
 .PHONY: crds
 crds: setup ## write crds/ from the models
 	.venv/bin/vmbackup-operator crd --output crds
+	$(PYTHON) helm/render.py
 
 .PHONY: docs
 docs: setup ## write the diagrams of docs/ from the tables

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from testbed.errors import TestbedError
+from testbed.network import without_proxy
 from testbed.tools import tool
 
 READY_SECONDS = 60
@@ -37,6 +38,8 @@ class ControlPlane:
         self.admin_token = secrets.token_urlsafe(32)
         self._port, self._etcd_port, self._peer_port = _free_ports(3)
         self.url = f"https://127.0.0.1:{self._port}"
+        self._users = [f'{self.admin_token},admin,admin,"system:masters"']  # lines of the token file
+        self._names = ["IP:127.0.0.1", "DNS:localhost", "DNS:kubernetes.default.svc"]  # in the certificate
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
@@ -79,8 +82,6 @@ class ControlPlane:
         self._spawn(
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
             f"--secure-port={self._port}",
             f"--tls-cert-file={self.certificate}",
             f"--tls-private-key-file={key}",
@@ -92,8 +93,7 @@ class ControlPlane:
             f"--service-account-key-file={key}",
             f"--service-account-signing-key-file={key}",
             "--kubelet-preferred-address-types=InternalIP",
-            # Without a controller manager no namespace gets a default service account.
-            "--disable-admission-plugins=ServiceAccount",
+            *self._apiserver_flags(),
         )
         self._wait("kube-apiserver", f"{self.url}/readyz")
 
@@ -110,7 +110,8 @@ class ControlPlane:
         # kubectl remembers for minutes what a server on this port knew, and ports come back.
         cache = f"--cache-dir={self.directory / 'kubectl-cache'}"
         command = [str(tool("kubectl")), f"--kubeconfig={self.kubeconfig}", cache, *arguments]
-        result = subprocess.run(command, input=input, capture_output=True, text=True, check=False)
+        environment = without_proxy(self.url.partition("://")[2].partition(":")[0])
+        result = subprocess.run(command, input=input, capture_output=True, text=True, check=False, env=environment)
         if result.returncode:
             raise TestbedError(f"kubectl {' '.join(arguments)} failed: {result.stderr.strip()}")
         return result.stdout
@@ -150,11 +151,24 @@ class ControlPlane:
             }
         )
 
+    def _apiserver_flags(self) -> list[str]:
+        """Return the flags that a control plane with nodes has otherwise."""
+        return [
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            # Without a controller manager no namespace gets a default service account.
+            "--disable-admission-plugins=ServiceAccount",
+        ]
+
+    def _command(self, *arguments: str) -> list[str]:
+        """Return the command line that starts a part."""
+        # The kernel ends the child when the thread that started it is gone, whatever that died of.
+        return ["setpriv", "--pdeathsig", "KILL", *arguments]
+
     def _spawn(self, name: str, *arguments: str) -> None:
         if name in self._processes:
             raise TestbedError(f"{name} runs already: stop it first.")
-        # The kernel ends the child when the thread that started it is gone, whatever that died of.
-        command = ["setpriv", "--pdeathsig", "KILL", str(tool(name)), *arguments]
+        command = self._command(str(tool(name)), *arguments)
         with (self.directory / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, start_new_session=True
@@ -185,7 +199,7 @@ class ControlPlane:
     def _write_credentials(self) -> None:
         """Write one self-signed certificate, whose key also signs service account tokens, and the admin's files."""
         usage = "keyUsage=critical,digitalSignature,keyEncipherment,keyCertSign"
-        names = "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:kubernetes.default.svc"
+        names = f"subjectAltName={','.join(self._names)}"
         command = [
             "openssl",
             "req",
@@ -210,7 +224,7 @@ class ControlPlane:
         if result.returncode:
             raise TestbedError(f"openssl could not make a certificate: {result.stderr}")
         tokens = self.directory / "tokens.csv"
-        tokens.write_text(f'{self.admin_token},admin,admin,"system:masters"\n')
+        tokens.write_text("".join(f"{line}\n" for line in self._users))
         tokens.chmod(0o600)
         self._write_kubeconfig(self.kubeconfig, "admin", self.admin_token)
 

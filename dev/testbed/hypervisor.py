@@ -29,11 +29,22 @@ class Libvirtd:
     """virtlogd, libvirtd and their QEMUs; nothing is left when it stops or when this process ends.
 
     Attributes: `uri` (reachable from outside the namespaces), `images` (a directory that QEMU may enter), `release`,
-    `directory`. A path below `directory` means the same file inside and outside.
+    `directory`, `namespace`. A path below `directory` means the same file inside and outside.
     """
 
-    def __init__(self, release: str = OWN_RELEASE, *, directory: Path) -> None:
-        """`release`: "9.0" (the machine's own packages), "7.0" or "11.3" (Debian 11 and 13 in a chroot)."""
+    def __init__(
+        self,
+        release: str = OWN_RELEASE,
+        *,
+        directory: Path,
+        setup: str = "",
+        network: bool | Namespace = False,
+        afterwards: str = "",
+    ) -> None:
+        """`release`: "9.0" (the machine's own packages), "7.0" or "11.3" (Debian 11 and 13 in a chroot).
+
+        setup: shell lines that come before the daemon's own mounts. network, afterwards: as for Namespace.
+        """
         if release not in RELEASES:
             raise TestbedError(f"No libvirt {release}; there are {', '.join(RELEASES)}.")
         self.release = release
@@ -42,7 +53,7 @@ class Libvirtd:
         self.socket = self.directory / "run" / "libvirt-sock"
         self.uri = f"qemu+unix:///system?socket={self.socket}"
         self._root = None if release == OWN_RELEASE else root(release)
-        self._namespace = Namespace(self._mounts())
+        self.namespace = Namespace(f"{setup}\n{self._mounts()}", network=network, afterwards=afterwards)
 
     def start(self) -> None:
         """Start the namespaces and both daemons. Raises TestbedError when one does not come up."""
@@ -67,7 +78,7 @@ class Libvirtd:
         if self._root:
             (self.directory / "etc" / "qemu.conf").write_text(CHROOT_QEMU_CONF)
         _give_kvm_its_group()
-        self._namespace.start()
+        self.namespace.start()
         try:
             self.run("virtlogd", "--daemon", "--pid-file", "/run/libvirt/virtlogd.pid")
             self.start_daemon()
@@ -100,7 +111,7 @@ class Libvirtd:
 
     def run(self, *arguments: str) -> str:
         """Run a command where the daemon runs and return its stdout (mounts made by it stay inside)."""
-        return self._namespace.run(*arguments, root=self._root)
+        return self.namespace.run(*arguments, root=self._root)
 
     def qemu_pid(self, domain_uuid: str) -> int | None:
         """Return the PID, as seen from outside, of the QEMU that runs the domain, or None."""
@@ -117,7 +128,7 @@ class Libvirtd:
 
     def stop(self) -> None:
         """End daemons and QEMUs and drop the mounts; the files below `directory` stay."""
-        self._namespace.stop()
+        self.namespace.stop()
 
     def _mounts(self) -> str:
         """Return the shell lines that make the daemon's mounts."""

@@ -35,22 +35,37 @@ class Namespace:
     and the kernel kills everything else in the namespace and drops its mounts.
     """
 
-    def __init__(self, setup: str) -> None:
-        """`setup`: shell lines (run with `set -e`) that make the mounts."""
-        self._setup = setup
+    def __init__(self, setup: str, *, network: "bool | Namespace" = False, afterwards: str = "") -> None:
+        """`setup`: shell lines (run with `set -e`) that make the mounts.
+
+        network: True for a network of its own, or the namespace whose network to use. afterwards: shell lines that
+        are run outside once nothing runs inside any more, also when this process was killed.
+        """
+        self._setup, self._network, self._afterwards = setup, network, afterwards
         self._process: subprocess.Popen[str] | None = None
+        self._undertaker: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Make the namespace and its mounts. Raises TestbedError when the set-up fails."""
         # The shell stays, because somebody must reap orphans.
         script = f"set -e\n{self._setup}\necho ready\nset +e\ncat >/dev/null\nexit 0\n"
-        self._process = subprocess.Popen(
-            [*UNSHARE, "sh", "-c", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        joined = self._network.in_network() if isinstance(self._network, Namespace) else []
+        net = ["--net"] if self._network is True else []
+        # `unshare` and the shell hold the one end of a pipe, the undertaker waits at the other.
+        waited, held = os.pipe()
+        with open(waited, "rb") as end_of_life, open(held, "wb"):
+            self._process = subprocess.Popen(
+                [*joined, *UNSHARE, *net, "sh", "-c", script],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                pass_fds=[held],
+            )
+            if self._afterwards:
+                self._undertaker = subprocess.Popen(
+                    ["sh", "-c", f"cat >/dev/null\n{self._afterwards}"], stdin=end_of_life, start_new_session=True
+                )
         assert self._process.stdout
         if self._process.stdout.readline() != "ready\n":
             self.stop()
@@ -58,11 +73,21 @@ class Namespace:
 
     def command(self, *arguments: str, root: Path | None = None) -> list[str]:
         """Return the command line that runs `arguments` inside, in the chroot `root` when given."""
+        at = f"/proc/{self.pid}/ns"
+        inside = ["chroot", str(root)] if root else []
+        net = [f"--net={at}/net"] if self._network else []
+        return ["nsenter", f"--mount={at}/mnt", f"--pid={at}/pid_for_children", *net, "--", *inside, *arguments]
+
+    def in_network(self, *arguments: str) -> list[str]:
+        """Return the command line that runs `arguments` in the network of the namespace, else as outside."""
+        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *arguments]
+
+    @property
+    def pid(self) -> int:
+        """The PID, as seen outside, of the process that holds the namespaces. Raises TestbedError when not started."""
         if not self._process:
             raise TestbedError("The namespace is not started: call start() first.")
-        at = f"/proc/{self._process.pid}/ns"
-        inside = ["chroot", str(root)] if root else []
-        return ["nsenter", f"--mount={at}/mnt", f"--pid={at}/pid_for_children", "--", *inside, *arguments]
+        return self._process.pid
 
     def run(self, *arguments: str, root: Path | None = None) -> str:
         """Run a command inside and return its stdout. Raises TestbedError with its output when it fails."""
@@ -77,6 +102,9 @@ class Namespace:
             end(self._process.pid)
             self._process.communicate()
             self._process = None
+        if self._undertaker:
+            self._undertaker.wait()
+            self._undertaker = None
 
     def __enter__(self) -> Self:
         self.start()

@@ -43,10 +43,22 @@ def root(release: str) -> Path:
 
 def mirror() -> str:
     """Return the Debian mirror that this machine's apt uses. Raises TestbedError when apt has none."""
-    command = ["apt-get", "indextargets", "--format", "$(CREATED_BY) $(LABEL) $(COMPONENT) $(RELEASE) $(REPO_URI)"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
-    for line in lines:
-        kind, *_, uri = line.split()
-        if kind == "Packages" and re.search(r"/debian/?$", uri):
+    for _, uri in _index_targets():
+        if re.search(r"/debian/?$", uri):
             return uri
     raise TestbedError("apt's sources name no Debian archive (an address ending in /debian): add one.")
+
+
+def archives(suite: str) -> list[str]:
+    """Return the lines of sources.list for `suite`, with its updates where this machine's apt knows them."""
+    known = [f"deb {uri} {name} main" for name, uri in _index_targets() if name.startswith(f"{suite}-")]
+    return [f"deb {mirror()} {suite} main", *(line for line in dict.fromkeys(known) if "backports" not in line)]
+
+
+def _index_targets() -> list[tuple[str, str]]:
+    """Return suite and address of what this machine's apt reads from Debian."""
+    template = "$(CREATED_BY)|$(ORIGIN)|$(RELEASE)|$(REPO_URI)"
+    command = ["apt-get", "indextargets", "--format", template]
+    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    rows = (line.split("|") for line in lines)
+    return [(release, uri) for kind, origin, release, uri in rows if kind == "Packages" and origin in ("Debian", "")]

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING
 from vmbackup import __version__
 
 if TYPE_CHECKING:
+    from vmbackup.door.pages import Address
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no other name for it
 
 STATE_DIRECTORY = "/var/lib/vmbackup-operator"
+KUBELET_DIRECTORY = "/var/lib/kubelet"
 DEFAULT_URI = "qemu:///system"
+METRICS_ADDRESS = "0.0.0.0:9090"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,6 +77,7 @@ def _add_controller(commands: "Commands") -> None:
         help="time that a deleted VMBackup waits for the silent agent of its node (default 900)",
     )
     controller.add_argument("--probe-port", type=int, default=8081, help="port of /healthz (default 8081; 0: none)")
+    _add_signs(controller)
     controller.set_defaults(call=_controller)
 
 
@@ -86,11 +91,19 @@ def _add_agent(commands: "Commands") -> None:
     )
     agent.add_argument("--default-namespace", default="", help="namespace of the VMs that nobody claims (default none)")
     agent.add_argument("--probe-port", type=int, default=8082, help="port of /healthz (default 8082; 0: none)")
+    _add_signs(agent)
     agent.add_argument(
         "--stall-seconds", type=int, default=300, help="time without progress that counts as a fault (default 300)"
     )
     agent.add_argument(
         "--grace-seconds", type=float, default=20, help="after SIGTERM, time to take VMs off overlays (default 20)"
+    )
+    agent.add_argument(
+        "--kubelet",
+        type=Path,
+        default=Path(KUBELET_DIRECTORY),
+        metavar="DIRECTORY",
+        help=f"the kubelet's root directory, for VMs of KubeVirt (default {KUBELET_DIRECTORY})",
     )
     agent.set_defaults(call=_agent)
 
@@ -123,6 +136,31 @@ def _add_namespace(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("POD_NAMESPACE", "vmbackup-system"),
         help="namespace of the operator's Leases (or POD_NAMESPACE; default vmbackup-system)",
     )
+
+
+def _add_signs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metrics-address",
+        type=_address,
+        default=METRICS_ADDRESS if "KUBERNETES_SERVICE_HOST" in os.environ else "",
+        metavar="HOST:PORT",
+        help=f"where /metrics is shown (default {METRICS_ADDRESS} in a pod, else nowhere; empty: nowhere)",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=("auto", "text", "json"),
+        default="auto",
+        help="text for people, json for programs; auto: text on a terminal, else json (default auto)",
+    )
+
+
+def _address(text: str) -> "Address | None":
+    from vmbackup.door.pages import listening_address  # noqa: PLC0415
+
+    try:
+        return listening_address(text) if text else None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _add_host(parser: argparse.ArgumentParser) -> None:
@@ -179,6 +217,8 @@ def _controller(arguments: argparse.Namespace) -> int:
             abandon_seconds=arguments.abandon_seconds,
         ),
         probe_port=arguments.probe_port,
+        metrics_address=arguments.metrics_address,
+        log_format=arguments.log_format,
     )
 
 
@@ -197,6 +237,9 @@ def _agent(arguments: argparse.Namespace) -> int:
             probe_port=arguments.probe_port,
             stall_seconds=arguments.stall_seconds,
             grace_seconds=arguments.grace_seconds,
+            kubelet=arguments.kubelet.absolute(),
+            metrics_address=arguments.metrics_address,
+            log_format=arguments.log_format,
         )
     )
 

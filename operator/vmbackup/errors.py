@@ -15,9 +15,16 @@ class VMBackupError(Exception):
     """Base of all errors that the product raises on purpose."""
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
         self.reason = reason
-        self.message = message
+        self.message = printable(message)
+        super().__init__(self.message)
+
+
+def printable(words: str) -> str:
+    """Return words as they may be stored and shown: those of images and daemons do not steer a terminal."""
+    if words.isprintable():
+        return words
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words)
 
 
 class NotYet(VMBackupError):  # noqa: N818 - named by what happens next

@@ -20,9 +20,10 @@ from vmbackup.errors import VMBackupError
 from vmbackup.hypervisor.libvirtd import Libvirtd
 from vmbackup.store.journal import read_runs
 from vmbackup.store.leftovers import leftover_words
+from vmbackup.store.mounts import Mount, Mounts
 from vmbackup.tick import on_overlay
 
-Kind = Literal["run", "debt", "debris", "frozen", "stranger", "stranded", "orphan", "broken record"]
+Kind = Literal["run", "debt", "debris", "frozen", "stranger", "stranded", "orphan", "mount", "broken record"]
 NEEDS_A_HUMAN = frozenset({"stranded", "orphan", "broken record"})
 
 
@@ -40,6 +41,7 @@ def inspect(connect: str, state: Path, locations: Sequence[Path] = ()) -> list[F
     look = "Keep the file; look whether a VM is on an overlay (virsh domblklist)."
     findings += [Finding("broken record", "", f"{path} cannot be read", look) for path in broken]
     findings += [finding for run in runs for finding in _debts(run)]
+    findings += [_mount(mount) for mount in Mounts().every() if mount.backup_uid not in {run.uid for run in runs}]
     for location in locations:
         words = leftover_words(str(location), time.time())
         if words:
@@ -81,6 +83,11 @@ def _debts(run: Run) -> Iterator[Finding]:
     if run.freeze in (Freeze.INTENDED, Freeze.FROZEN):
         advice = f"The agent thaws it; by hand: virsh domfsthaw {run.domain}"
         yield Finding("frozen", run.domain, "its file systems may be frozen", advice)
+
+
+def _mount(mount: Mount) -> Finding:
+    what = f"launcher pod {mount.pod_uid} is shown {mount.set_path}, unfinished, of a backup without a record"
+    return Finding("mount", "", what, "The agent takes it away within a minute.")
 
 
 def _traces(domain: DomainFacts, runs: tuple[Run, ...]) -> Iterator[Finding]:

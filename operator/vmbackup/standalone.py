@@ -19,7 +19,7 @@ from rich.console import Console
 
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Run
-from vmbackup.api.vmbackup import Outcome, Phase, VMBackup, VMBackupStatus
+from vmbackup.api.vmbackup import Outcome, Phase, SourceKind, VMBackup, VMBackupStatus
 from vmbackup.core.facts import DomainFacts
 from vmbackup.core.kstatus import Stamp
 from vmbackup.core.ownership import Claim, hosted
@@ -75,11 +75,15 @@ def read_request(path: Path) -> VMBackup:
     if len(str(body["metadata"].get("name", ""))) > NAME_MAX:
         raise Refused(Reason.INVALID_SPEC, f"{path}: metadata.name: at most {NAME_MAX} characters.")
     try:
-        return VMBackup.parse(body)
+        backup = VMBackup.parse(body)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise Refused(Reason.INVALID_SPEC, f"{path}: {where}: {first['msg']}") from None
+    if backup.spec.source.kind is not SourceKind.DOMAIN:
+        words = "is found through the cluster only; name a domain, or apply the VMBackup there."
+        raise Refused(Reason.INVALID_SPEC, f"{path}: a {backup.spec.source.kind} {words}")
+    return backup
 
 
 class Standalone:

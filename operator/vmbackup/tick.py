@@ -92,7 +92,7 @@ def unrecorded(run: Run, full: Failed) -> Run:
 
 def on_overlay(run: Run) -> bool:
     """Return whether the VM may be on our overlay."""
-    return run.overlay_at is not None and run.overlay_milliseconds is None
+    return run.on_overlay
 
 
 def drive(ports: Ports, run: Run, pause: Callable[[float], None]) -> Run:

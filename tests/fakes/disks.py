@@ -1,7 +1,7 @@
 """What lies on the node of the fake hypervisor: images, disks made of them, and a push job over them."""
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vmbackup.core.facts import BlockJob
 from vmbackup.units import MIB
@@ -43,7 +43,7 @@ class FakeDisk:
 
 @dataclass
 class FakePush:
-    """The running push job."""
+    """The running push job. `files`: where its targets are outside of the pod that it runs in."""
 
     targets: dict[str, str]
     bytes_total: int
@@ -51,3 +51,5 @@ class FakePush:
     bytes_per_second: int = 0
     error: str = ""
     ghost: bool = False
+    files: dict[str, str] = field(default_factory=dict)
+    reused: bool = False

@@ -145,7 +145,7 @@ class FakeDomain:
             return []
         writable = [disk.source for disk in self.disks if disk.source and not disk.readonly]
         bases = [disk.job.mirror_path for disk in self.disks if disk.job and disk.job.kind == "active-commit"]
-        return [*writable, *bases, *(self.push.targets.values() if self.push else ()), *self._closing]
+        return [*writable, *bases, *(self.push.files.values() if self.push else ()), *self._closing]
 
     def facts(self) -> DomainFacts:
         if self.gone:
@@ -205,7 +205,8 @@ class FakeDomain:
 
     # -- push ---------------------------------------------------------------------------------------------------
 
-    def begin_push(self, targets: dict[str, str], *, ours: str) -> None:
+    def begin_push(self, targets: dict[str, str], *, ours: str, made: dict[str, str] | None = None) -> None:
+        """`made`: the images that are there already, by their paths outside of the pod in which the domain runs."""
         if self.push and all(path.startswith(ours) for path in self.push.targets.values()):
             raise Refused(Reason.BACKUP_JOB_FAILED, f"{self.name}: our push job runs already")
         if self._job():
@@ -216,10 +217,14 @@ class FakeDomain:
                 raise Failed(Reason.BACKUP_JOB_FAILED, f"{self.name}: disk {target} has a blockjob assigned")
             if not disk.source or disk.transient:
                 raise Failed(Reason.BACKUP_JOB_FAILED, f"{self.name}: disk {target} cannot be backed up")
-            if path in self._files:
+            if made is None and path in self._files:
                 raise Failed(Reason.BACKUP_JOB_FAILED, f"{self.name}: target {path} exists already")
-        self._files.update(dict.fromkeys(targets.values(), EMPTY_OVERLAY_BYTES))
-        self.push = FakePush(targets, sum(self.disk(target).virtual_bytes for target in targets))
+            if made is not None and made[target] not in self._files:
+                raise Failed(Reason.BACKUP_JOB_FAILED, f"{self.name}: {path}: No such file or directory", heals=True)
+        files = targets if made is None else made
+        self._files.update(dict.fromkeys(files.values(), EMPTY_OVERLAY_BYTES))
+        total = sum(self.disk(target).virtual_bytes for target in targets)
+        self.push = FakePush(targets, total, files=files, reused=made is not None)
 
     def abort_push(self, *, under: str) -> None:
         """A job that is not ours is left alone; none is as good as an aborted one."""
@@ -232,15 +237,15 @@ class FakeDomain:
         if push.error or push.ghost:
             self._delete_targets(push)
         else:
-            self._files.update({path: self.disk(target).allocated_bytes for target, path in push.targets.items()})
-            self._images.update({path: FakeImage("qcow2") for path in push.targets.values()})
-            self._closing = dict.fromkeys(push.targets.values(), self.lag_looks) if self.lag_looks else {}
+            self._files.update({path: self.disk(target).allocated_bytes for target, path in push.files.items()})
+            self._images.update({path: FakeImage("qcow2") for path in push.files.values()})
+            self._closing = dict.fromkeys(push.files.values(), self.lag_looks) if self.lag_looks else {}
         self._ended = push
         if not self._away():
             self.catch_up()
 
     def _delete_targets(self, push: FakePush) -> None:
-        for path in push.targets.values():
+        for path in () if push.reused else push.files.values():
             self._files.pop(path, None)
 
     # -- snapshot, commit, pivot --------------------------------------------------------------------------------

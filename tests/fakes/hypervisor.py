@@ -69,6 +69,8 @@ class FakeHypervisor:
         away: True while the daemon is dead; use kill_daemon and start_daemon.
         libvirt_version, may_use_monitor, confined_by_apparmor: what `host` says.
         speed_can_be_limited: False behaves like libvirt 11 without the monitor.
+        in_pod: the daemon is in a launcher pod. mounts: directories that the pod sees, by their paths in it; shared
+            with FakeStore.
     """
 
     def __init__(self, *, files: Files | None = None, now: Clock = time.monotonic) -> None:
@@ -86,6 +88,8 @@ class FakeHypervisor:
         self.may_use_monitor = False
         self.confined_by_apparmor = False
         self.speed_can_be_limited = True
+        self.in_pod = False
+        self.mounts: dict[str, str] = {}
         self._now = now
         self._lock = threading.RLock()
 
@@ -116,7 +120,11 @@ class FakeHypervisor:
     def host(self) -> HostFacts:
         with self._effect("host"):
             return HostFacts(
-                self.libvirt_version, self.hypervisor_version, self.may_use_monitor, self.confined_by_apparmor
+                self.libvirt_version,
+                self.hypervisor_version,
+                self.may_use_monitor,
+                self.confined_by_apparmor,
+                in_pod=self.in_pod,
             )
 
     def find(self, domain: str) -> DomainFacts:
@@ -172,7 +180,17 @@ class FakeHypervisor:
     def _begin_push(self, run: Run, step: BeginPush) -> None:
         if self.libvirt_version < FIRST_FULL_PUSH:
             raise Refused(Reason.METHOD_UNSUPPORTED, f"{run.domain}: incremental backup is not supported yet")
-        self._running(run).begin_push(dict(step.targets), ours=_ours(run))
+        self._running(run).begin_push(dict(step.targets), ours=_ours(run), made=self._made(run, dict(step.targets)))
+
+    def _made(self, run: Run, targets: dict[str, str]) -> dict[str, str] | None:
+        """Return the paths outside of the pod, None where there is no pod."""
+        if run.launcher is None:
+            return None
+        if run.target_directory not in self.mounts:
+            message = f"{run.domain}: {run.target_directory}: No such file or directory"
+            raise Failed(Reason.BACKUP_JOB_FAILED, message, heals=True)
+        outside = self.mounts[run.target_directory]
+        return {target: path.replace(run.target_directory, outside) for target, path in targets.items()}
 
     def _freeze(self, run: Run, step: FreezeGuest) -> None:
         domain = self._running(run)
@@ -216,4 +234,4 @@ class FakeHypervisor:
 
 
 def _ours(run: Run) -> str:
-    return f"{run.location_path}/{run.partial_path}/"
+    return f"{run.target_directory}/"

@@ -16,12 +16,14 @@ from vmbackup.core.facts import StoreFacts, Work
 from vmbackup.core.steps import (
     Discard,
     MakeDirectory,
+    MountDirectory,
     Publish,
     RemoveOverlay,
     StartCopy,
     StartVerification,
     StopWorks,
     StoreStep,
+    UnmountDirectory,
 )
 from vmbackup.errors import Failed
 from vmbackup.units import GIB
@@ -62,6 +64,7 @@ class FakeStore:
         self.work_errors: dict[type[StoreStep], str] = {}
         self.calls: list[StoreStep] = []
         self.hook: Callable[[type[StoreStep], str], None] = lambda _step, _when: None
+        self.mounts: dict[str, str] = {}  # what a launcher pod sees: directories outside by their paths inside
         self.observations = 0
 
     # what tests do to it
@@ -93,6 +96,7 @@ class FakeStore:
                 overlay_bytes=overlays,
                 overlay_free_bytes=self.overlay_free_bytes,
                 written_at=self.written_at,
+                mounted=run.target_directory in self.mounts,
             )
         return StoreFacts(
             problem=self.problem,
@@ -103,6 +107,7 @@ class FakeStore:
             works={key[2]: work for key, work in self.works.items() if key[:2] == (run.uid, run.attempt)},
             open_images=frozenset(d.target for d in run.disks if _image(run, d.target) in self.open_paths),
             overlay_bytes=overlays,
+            mounted=run.target_directory in self.mounts,
             overlay_free_bytes=self.overlay_free_bytes if any(disk.overlay for disk in run.disks) else None,
             written_at=self.written_at,
         )
@@ -118,12 +123,20 @@ class FakeStore:
         self.hook(type(step), "after")
         return None
 
-    def _do(self, run: Run, step: StoreStep) -> None:  # noqa: C901 - a table
+    def _do(self, run: Run, step: StoreStep) -> None:  # noqa: C901, PLR0912 - a table
         match step:
             case MakeDirectory():
                 self._stop(run)
                 self.directories.add(_partial(run))
                 self.files[f"{_partial(run)}/{names.DOMAIN_FILE}"] = 4096
+                if run.launcher is not None:
+                    self.files.update({_image(run, disk.target): 0 for disk in run.disks})
+            case MountDirectory():
+                if _partial(run) not in self.directories:
+                    raise Failed(Reason.STORE_ERROR, f"{_partial(run)} is missing", heals=True)
+                self.mounts[run.target_directory] = _partial(run)
+            case UnmountDirectory():
+                self.mounts.pop(run.target_directory, None)
             case StartCopy(target):
                 self._start(run, target, Work("copy", "running"))
             case StartVerification(target):

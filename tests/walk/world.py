@@ -8,7 +8,7 @@ from fakes.hypervisor import FakeDisk, FakeDomain, FakeHypervisor
 from fakes.journal import FakeJournal
 from fakes.ledger import FakeLedger
 from fakes.store import FakeStore
-from vmbackup.api.journal import Freeze, Run
+from vmbackup.api.journal import Freeze, Launcher, Run
 from vmbackup.api.vmbackup import Method, Outcome, Phase, VMBackupSpec
 from vmbackup.core.plan import Request, plan
 from vmbackup.core.ports import Ports
@@ -16,6 +16,12 @@ from vmbackup.tick import Turn, tick
 
 UID = "7b0f3c51-0000-4000-8000-000000000001"
 TURNS_MAX = 4000
+LAUNCHER = Launcher(
+    pod_uid="3c7d2c50-0000-4000-8000-00000000000a",
+    directory="/run/kubevirt/hotplug-disks",
+    owner_uid=107,
+    owner_gid=107,
+)
 
 
 class Crash(BaseException):
@@ -24,11 +30,15 @@ class Crash(BaseException):
 
 @dataclass
 class World:
-    """`strike_at`: the agent dies at the n-th effect (before or after any act, record or look)."""
+    """`strike_at`: the agent dies at the n-th effect (before or after any act, record or look).
+
+    `in_pod`: libvirt and QEMU are in a launcher pod.
+    """
 
     method: Method = Method.PUSH
     spec: dict[str, object] = field(default_factory=dict)
     disks: tuple[str, ...] = ("vda", "vdb")
+    in_pod: bool = False
     strike_at: int = 0
     effects: int = 0
     crashes: int = 0
@@ -38,6 +48,7 @@ class World:
         self.clock = FakeClock()
         self.hypervisor = FakeHypervisor(now=self.clock.now)
         self.store = FakeStore(self.hypervisor.files, open_paths=self.hypervisor.open_paths)
+        self.hypervisor.in_pod, self.hypervisor.mounts = self.in_pod, self.store.mounts
         self.journal = FakeJournal()
         self.ledger = FakeLedger()
         self.domain = self.hypervisor.add(
@@ -64,6 +75,7 @@ class World:
             location_path="/backups",
             overlay_directory="/overlays",
             started_at=self.clock.now(),
+            launcher=LAUNCHER if self.in_pod else None,
         )
 
     def begin(self) -> Run:
@@ -116,6 +128,7 @@ class World:
         left = [path for path in self.hypervisor.files if ".overlay" in path or ".partial" in path]
         assert not left, f"left behind: {left}"
         assert not self.store.directories
+        assert not self.store.mounts, "the pod still sees a set"
         published = list(self.store.sets.values()) == [UID]
         assert published == (run.outcome is Outcome.SUCCEEDED)
         if published:
@@ -123,6 +136,6 @@ class World:
 
     def effects_of_a_good_walk(self) -> int:
         """Return how many effects an undisturbed walk has."""
-        twin = World(self.method, self.spec, self.disks)
+        twin = World(self.method, self.spec, self.disks, in_pod=self.in_pod)
         twin.walk()
         return twin.effects

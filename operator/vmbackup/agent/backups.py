@@ -7,21 +7,24 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from vmbackup.agent.claim import Claim, Claims
+from vmbackup.agent.pods import LauncherPods, Place
+from vmbackup.agent.served import Served, needs_us
 from vmbackup.agent.tidings import EventfulLedger, QuietLedger
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Run
-from vmbackup.api.vmbackup import Outcome, Phase, VMBackup
+from vmbackup.api.vmbackup import Outcome, Phase, SourceKind, VMBackup
 from vmbackup.cluster.errors import Denied, NotFound
 from vmbackup.core.facts import Wishes
 from vmbackup.core.plan import plan
 from vmbackup.core.ports import Ports
 from vmbackup.core.rescue import LOST, adopted, rescue
+from vmbackup.door.logs import also_about, of_backup, of_run
 from vmbackup.errors import Failed, NotYet, Refused, VMBackupError
 from vmbackup.store.journal import NodeJournal
-from vmbackup.tick import drive, on_overlay, sweep
+from vmbackup.tick import drive, sweep
 
 LOOK_AGAIN_SECONDS = 2.0
 FLUSH_SECONDS = 30.0
@@ -31,37 +34,20 @@ FAULT_REST_SECONDS = (1.0, 5.0, 30.0)
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Served:
-    """One backup that a thread works on. `latest`: what the watch has said of it meanwhile; `gone`: that it is gone.
-
-    `nameless`: a rescue that knows the UID only.
-    """
-
-    uid: str
-    latest: VMBackup | None = None
-    gone: bool = False
-    nameless: bool = False
-    woken: threading.Event = field(default_factory=threading.Event)
-
-    def pause(self, seconds: float) -> None:
-        self.woken.wait(seconds)
-        self.woken.clear()
-
-
 class Backups:
     """Takes up what is bound to this node, and what a former agent of this node left unfinished."""
 
-    def __init__(self, ports: Ports, journal: NodeJournal, ledger: EventfulLedger, claims: Claims) -> None:
-        self._ports, self._journal, self._ledger, self._claims = ports, journal, ledger, claims
-        self._quiet_ports = replace(ports, ledger=QuietLedger(ledger))
+    def __init__(
+        self, ports: Ports, journal: NodeJournal, ledger: EventfulLedger, claims: Claims, pods: LauncherPods
+    ) -> None:
+        self._ports, self._journal, self._ledger, self._claims, self._pods = ports, journal, ledger, claims, pods
         self._served: dict[str, Served] = {}
         self._lock = threading.Lock()
 
     def resume(self) -> None:
         """Go on with every run of the journal, whether its VMBackup still exists or not."""
         for run in self._journal.runs():
-            log.info("%s: resumed in phase %s, attempt %d", run.key, run.phase, run.attempt)
+            log.info("%s: resumed in phase %s, attempt %d", run.key, run.phase, run.attempt, extra=of_run(run))
             self._serve(run.uid, self._going_on(run))
 
     def heard(self, backup: VMBackup, *, gone: bool) -> None:
@@ -85,16 +71,19 @@ class Backups:
 
         Raises: NotYet: the hypervisor is away.
         """
+        for stray in self._pods.strays(self._known, self._ports.clock.now()):
+            log.warning("VM %s: %s", stray.domain, stray.failure.message if stray.failure else "", extra=of_run(stray))
+            self._serve(stray.uid, self._going_on(stray))
         for vm in self._claims.running_vms():
             known = self._known()  # before the look too: what ends meanwhile is not lost
             try:
                 domain = self._ports.hypervisor.find(vm)
             except VMBackupError as error:
-                log.info("VM %s cannot be looked at now: %s", vm, error.message)
+                log.info("VM %s cannot be looked at now: %s", vm, error.message, extra={"vm": vm})
                 continue
             run = rescue(domain, known | self._known(), self._ports.clock.now())
             if run is not None:
-                log.warning("VM %s: %s", vm, run.failure.message if run.failure else "")
+                log.warning("VM %s: %s", vm, run.failure.message if run.failure else "", extra=of_run(run))
                 self._serve(run.uid, self._going_on(run))
 
     def sweep(self) -> None:
@@ -106,7 +95,8 @@ class Backups:
             with self._lock:
                 busy = run.uid in self._served
             if run.debris and not busy and sweep(self._ports, run):
-                log.info("%s: its unfinished set %s/%s is removed", run.key, run.location_path, run.partial_path)
+                words = "%s: its unfinished set %s/%s is removed"
+                log.info(words, run.key, run.location_path, run.partial_path, extra=of_run(run))
                 swept = run.model_copy(update={"debris": False})
                 self._journal.record(swept)
                 self._forget(swept)
@@ -158,6 +148,7 @@ class Backups:
 
     def _guard(self, served: Served, work: Callable[[Served], None]) -> None:
         """Run the work of one thread; a fault of ours is logged and the work begun again from the journal."""
+        also_about({"uid": served.uid})
         faults = 0
         while True:
             try:
@@ -180,6 +171,7 @@ class Backups:
 
     def _begin(self, served: Served, backup: VMBackup) -> None:
         """Claim the backup, plan it, bring it to its end. What stands in the way is told while it is waited for."""
+        also_about(of_backup(backup))
         claim: Claim | None = None
         obstacle: VMBackupError | None = None
         try:
@@ -206,17 +198,25 @@ class Backups:
 
     def _do(self, served: Served, backup: VMBackup, claim: Claim) -> Run:
         """Plan and run, alone on the VM. Raises: NotYet, Refused: nothing was touched."""
-        domain = self._claims.domain(backup)
-        with self._journal.lock(domain.uuid):
-            request = self._claims.request(backup, domain.name, claim)
-            lost = rescue(domain, {run.uid for run in self._journal.runs()}, self._ports.clock.now())
+        place = self._place(backup)
+        domain = place.domain
+        with self._journal.lock(place.lock_name):
+            request = replace(self._claims.request(backup, domain.name, claim), launcher=place.launcher)
+            known = {run.uid for run in self._journal.runs()}
+            lost = rescue(domain, known, self._ports.clock.now(), place.launcher)
             if lost is not None and lost.uid == request.uid:
                 run = adopted(lost, request)
                 self._journal.record(run)
                 return self._drive(served, run)
-            run = plan(request, domain, self._ports.hypervisor.host(), self._ports.clock.now())
+            run = plan(request, domain, place.hypervisor.host(), self._ports.clock.now())
             self._journal.record(run)
             return self._drive(served, run)
+
+    def _place(self, backup: VMBackup) -> Place:
+        """Return where the VM is. Raises: NotYet, Refused."""
+        if backup.spec.source.kind is SourceKind.VMI:
+            return self._pods.place(backup)
+        return Place(self._ports.hypervisor, self._claims.domain(backup))
 
     def _check(self, backup: VMBackup, claim: Claim | None, obstacle: VMBackupError | None) -> None:
         """Raises: Refused: cancelled, deleted, or the deadline is over before anything was begun."""
@@ -242,10 +242,11 @@ class Backups:
 
     def _finish(self, served: Served, run: Run) -> None:
         """Bring a run of the journal home."""
+        also_about(of_run(run))
         served.nameless = run.namespace == LOST
         while True:
             try:
-                with self._journal.lock(run.domain_uuid):
+                with self._journal.lock(run.lock_name):
                     left = self._left(run.uid)
                     if left is None and not served.nameless:
                         log.info("%s: another process has brought it to its end", run.key)
@@ -261,11 +262,21 @@ class Backups:
             self._tell_end(run)
 
     def _drive(self, served: Served, run: Run) -> Run:
+        also_about(of_run(run))
         log.info("%s: %s of VM %s begins in phase %s (%s)", run.key, run.method, run.vm, run.phase, run.method_reason)
-        run = drive(self._quiet_ports if served.nameless else self._ports, run, served.pause)
+        run = self._drive_there(served, run)
         why = f": {run.failure.message}" if run.failure else f": {run.set_path}"
         log.info("%s: %s after %d attempt(s)%s", run.key, run.outcome, run.attempt, why)
         return run
+
+    def _drive_there(self, served: Served, run: Run) -> Run:
+        """Drive a run on the daemon that has its VM: the node's own, or that in a pod, whose events wake it then."""
+        ledger = QuietLedger(self._ledger) if served.nameless else self._ledger
+        if run.launcher is None:
+            return drive(replace(self._ports, ledger=ledger), run, served.pause)
+        daemon = self._pods.daemons.of(run.launcher)
+        with daemon.watch(lambda _uuid: served.woken.set()):
+            return drive(replace(self._ports, ledger=ledger, hypervisor=daemon), run, served.pause)
 
     def _tell_end(self, run: Run) -> None:
         """The journal is kept until the end was told, or nobody is left to be told."""
@@ -282,8 +293,3 @@ class Backups:
         undecided = run.outcome is Outcome.STRANDED and not run.covered and self._ports.store.observe(run).overlay_bytes
         if not run.debris and not undecided:
             self._journal.forget(run)
-
-
-def needs_us(run: Run) -> bool:
-    """Return whether a VM must not be left alone in this state: frozen, about to be touched, or on our overlay."""
-    return on_overlay(run) or run.maybe_frozen or run.phase in (Phase.STARTING, Phase.SNAPSHOTTING)

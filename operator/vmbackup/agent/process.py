@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from vmbackup.agent.backups import Backups
 from vmbackup.agent.claim import Claims
 from vmbackup.agent.inventory import Inventory
+from vmbackup.agent.measures import Measures
+from vmbackup.agent.pods import LauncherPods
 from vmbackup.agent.tidings import EventfulLedger
 from vmbackup.api import names
 from vmbackup.api.vmbackup import Executor, VMBackup
@@ -23,14 +25,19 @@ from vmbackup.cluster.ledger import StatusLedger
 from vmbackup.cluster.resources import LOCATION, VMBACKUP, Resources
 from vmbackup.core.ports import Ports
 from vmbackup.door.health import Health, serve
-from vmbackup.door.logs import log_to_stderr
+from vmbackup.door.logs import Style, log_to_stderr, of_run
+from vmbackup.door.metrics import serve_metrics
+from vmbackup.door.pages import Address
 from vmbackup.door.watches import Subscription, Watches
 from vmbackup.errors import NotYet, VMBackupError
-from vmbackup.hypervisor.libvirtd import Libvirtd
+from vmbackup.hypervisor.launcher import Daemons
+from vmbackup.hypervisor.pods import read_file
 from vmbackup.hypervisor.sole import sole
+from vmbackup.hypervisor.timing import TimedLibvirtd
 from vmbackup.store.clock import SteadyClock
 from vmbackup.store.directories import Directories
 from vmbackup.store.journal import NodeJournal
+from vmbackup.store.mounts import KUBELET, Mounts
 
 TRACES_SECONDS = 60.0
 SIGNAL_SECONDS = 0.5
@@ -54,6 +61,9 @@ class Settings:
     probe_port: int = 8082
     stall_seconds: int = 300
     grace_seconds: float = 20.0
+    kubelet: Path = KUBELET
+    metrics_address: Address | None = None
+    log_format: Style = "auto"
 
 
 class Agent:
@@ -69,13 +79,22 @@ class Agent:
         client = Client(kubeconfig, field_manager=names.FIELD_MANAGER_AGENT)
         resources = Resources(client)
         self._connect = settings.connect
-        self._hypervisor = Libvirtd(settings.connect, may_use_monitor=settings.allow_monitor)
+        self.measures = Measures(settings.node, settings.state)
+        self._hypervisor = TimedLibvirtd(settings.connect, self.measures.took, may_use_monitor=settings.allow_monitor)
         self._recorder = Recorder(client, component=names.FIELD_MANAGER_AGENT, instance=settings.node)
         self._journal = journal = NodeJournal(settings.state)
         clock = SteadyClock(settings.state, busy=bool(journal.runs()))
         self._ledger = StatusLedger(resources, executor, now=clock.now)
-        store = Directories(domain_xml=self._hypervisor.domain_xml, wake=self._wake, node=settings.node)
-        ledger = EventfulLedger(self._ledger, self._recorder)
+        daemons = Daemons(self._hypervisor, self.measures.took, may_use_monitor=settings.allow_monitor)
+        mounts = Mounts(settings.kubelet)
+        store = Directories(
+            domain_xml=lambda run: daemons.of(run.launcher).domain_xml(run),
+            wake=self._wake,
+            node=settings.node,
+            mounts=mounts,
+            read_pod_file=read_file,
+        )
+        ledger = EventfulLedger(self._ledger, self._recorder, self.measures.notice)
         claims = Claims(
             resources,
             self._hypervisor,
@@ -85,7 +104,9 @@ class Agent:
             stall_seconds=settings.stall_seconds,
             now=clock.now,
         )
-        self._backups = Backups(Ports(self._hypervisor, store, journal, ledger, clock), journal, ledger, claims)
+        pods = LauncherPods(resources, daemons, mounts, settings.node)
+        self._backups = Backups(Ports(self._hypervisor, store, journal, ledger, clock), journal, ledger, claims, pods)
+        self.measures.look_at(self._backups.busy, clock.now)
         self._inventory = Inventory(resources, self._hypervisor, settings.node, session, settings.default_namespace)
         self._heartbeat = Heartbeat(resources, settings.namespace, settings.node)
         self._watches = Watches(
@@ -125,7 +146,7 @@ class Agent:
                 pass
             left = self._backups.stop(self._grace_seconds)
             for run in left:
-                log.info("%s: left in phase %s to the next agent of this node", run.key, run.phase)
+                log.info("%s: left in phase %s to the next agent of this node", run.key, run.phase, extra=of_run(run))
         log.info("the agent ends; %d backup(s) are left to the next one", len(left))
         return 0
 
@@ -174,7 +195,12 @@ class Agent:
             backup = VMBackup.parse(body)
         except ValidationError as error:
             name = body["metadata"]["name"]
-            log.error("VMBackup %s cannot be read and is left alone: %s", name, error)  # noqa: TRY400 - no fault of ours
+            about = {
+                "backup": f"{body['metadata'].get('namespace', '')}/{name}",
+                "uid": body["metadata"].get("uid", ""),
+            }
+            words = "VMBackup %s cannot be read and is left alone: %s"
+            log.error(words, name, error, extra=about)  # noqa: TRY400 - no fault of ours
             return
         self._backups.heard(backup, gone=gone)
 
@@ -190,10 +216,12 @@ def served(resources: Resources) -> bool:
 
 def main(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT."""
-    log_to_stderr()
+    log_to_stderr(settings.log_format, node=settings.node)
     agent = Agent(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     if settings.probe_port:
         serve(agent.health, settings.probe_port)
+    if settings.metrics_address:
+        serve_metrics(agent.measures.metrics, settings.metrics_address)
     return agent.run()

@@ -1,5 +1,6 @@
 """The agent's ledger with a voice: what changes for a backup also becomes an Event."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -15,14 +16,20 @@ ACTION = "Backup"
 
 
 class EventfulLedger:
-    """Implements core.ports.Ledger on a StatusLedger; adds an Event for a start, an obstacle and an end."""
+    """Implements core.ports.Ledger on a StatusLedger; adds an Event for a start, an obstacle and an end.
 
-    def __init__(self, ledger: StatusLedger, recorder: Recorder) -> None:
-        self._ledger, self._recorder = ledger, recorder
+    `notice` is shown every report, too.
+    """
+
+    def __init__(
+        self, ledger: StatusLedger, recorder: Recorder, notice: Callable[[Run], None] = lambda _run: None
+    ) -> None:
+        self._ledger, self._recorder, self.notice = ledger, recorder, notice
         self._told: dict[str, tuple[object, ...]] = {}
         self.stopping = False
 
     def report(self, run: Run, facts: Facts) -> None:
+        self.notice(run)
         self._ledger.report(run, facts)
         mark = (run.trouble, run.attempt, run.outcome, run.phase is Phase.DONE, run.phase is Phase.ASSIGNED)
         before = self._told.get(run.uid)
@@ -85,6 +92,7 @@ class QuietLedger:
 
     def report(self, run: Run, facts: Facts) -> None:
         """Tell nobody; the log says how it ended."""
+        self._ledger.notice(run)
 
     def wishes(self, run: Run) -> Wishes:
         return Wishes(stopping=self._ledger.stopping)

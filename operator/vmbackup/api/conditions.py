@@ -88,21 +88,27 @@ class Reason(StrEnum):
 class Condition(Report):
     """One thing that is so, is not so or is not known (a metav1.Condition)."""
 
-    type: str = Field(max_length=64, description="What the condition is about.")
-    status: Literal["True", "False", "Unknown"] = Field(description="Whether it is so.")
-    reason: str = Field(max_length=128, description="Why, in one CamelCase word, for programs.")
-    message: str = Field(default="", max_length=4096, description="Why, and what to do, for people.")
-    last_transition_time: str = Field(
-        max_length=32, description="When the status last changed, RFC 3339.", json_schema_extra=TIMESTAMP
+    type: str = Field(max_length=64, description="What the condition is about, such as Ready or Succeeded.")
+    status: Literal["True", "False", "Unknown"] = Field(
+        description="Whether it is so: True, False, or Unknown while that is not decided."
     )
-    observed_generation: int = Field(default=0, ge=0, description="Generation of the resource that it speaks of.")
+    reason: str = Field(max_length=128, description="Why it is so, in one CamelCase word for programs.")
+    message: str = Field(default="", max_length=4096, description="Why it is so and what to do about it, for people.")
+    last_transition_time: str = Field(
+        max_length=32,
+        description="When the status of this condition last changed (RFC 3339).",
+        json_schema_extra=TIMESTAMP,
+    )
+    observed_generation: int = Field(
+        default=0, ge=0, description="Generation of the resource that this condition speaks of."
+    )
 
 
 Conditions = Annotated[
     tuple[Condition, ...],
     Field(
         max_length=16,
-        description="How it stands. Reconciling and Stalled are present only when True.",
+        description="How the resource stands. Reconciling and Stalled are there only while they are True.",
         json_schema_extra=keyed_by("type"),
     ),
 ]

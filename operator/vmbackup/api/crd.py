@@ -20,8 +20,12 @@ from vmbackup.api.vmbackup import VMBackup
 
 HEADER = "# Generated from the models in operator/vmbackup/api by `make crds`: do not edit.\n"
 ROOT_PROPERTIES: Schema = {
-    "apiVersion": {"type": "string", "maxLength": 64, "description": f"Always {names.API_VERSION}."},
-    "kind": {"type": "string", "maxLength": 64, "description": "Kind of the resource."},
+    "apiVersion": {
+        "type": "string",
+        "maxLength": 64,
+        "description": f"Version of this schema: always {names.API_VERSION}.",
+    },
+    "kind": {"type": "string", "maxLength": 64, "description": "Kind of the resource, as in its definition."},
     # The name is there for rules to point at it; the API server takes nothing else of metadata.
     "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 253}}},
 }

@@ -69,6 +69,15 @@ class SkippedDisk(Document):
     reason: str
 
 
+class Launcher(Document):
+    """The pod in which libvirt and QEMU of a KubeVirt-style VM run."""
+
+    pod_uid: str
+    directory: str = Field(description="Where the pod sees its volume hotplug-disks.")
+    owner_uid: int = Field(description="User whom the daemon lets write the images, as the host counts users.")
+    owner_gid: int
+
+
 class Run(Document):
     """One backup under way on this node."""
 
@@ -80,6 +89,7 @@ class Run(Document):
     domain: str
     domain_uuid: str
     vm: str = Field(description="The VM's name as the user writes it.")
+    launcher: Launcher | None = Field(default=None, description="Where libvirt is, when not on the host itself.")
     instance: str = Field(description="The QEMU process at the start: boot, pid and start time.")
     paused: bool = Field(default=False, description="The VM was paused when the attempt was planned.")
     spec: VMBackupSpec
@@ -113,6 +123,7 @@ class Run(Document):
     quiesced: Quiesced | None = None
     point_in_time: float | None = Field(default=None, description="When the copy's content was fixed.")
     made: bool = Field(default=False, description="The working directory of this attempt was intended.")
+    mounted: bool = Field(default=False, description="The mount into the launcher pod was intended.")
     debris: bool = Field(default=False, description="The run is over, but its working directory may still be there.")
     covered: bool = Field(default=False, description="Stranded below somebody's layer: merged when that is gone.")
     began: bool = Field(default=False, description="The push job or the snapshot was intended.")
@@ -132,10 +143,30 @@ class Run(Document):
         return self.freeze in (Freeze.INTENDED, Freeze.FROZEN)
 
     @property
+    def on_overlay(self) -> bool:
+        """Return whether the VM may be on our overlay."""
+        return self.overlay_at is not None and self.overlay_milliseconds is None
+
+    @property
+    def lock_name(self) -> str:
+        """Return what is held while the VM is worked on. A domain's UUID in a pod is its tenant's choice."""
+        return self.launcher.pod_uid if self.launcher else self.domain_uuid
+
+    @property
     def partial_path(self) -> str:
         """Return the working directory of this attempt, relative to the location; published by one rename."""
-        parent, _, name = self.set_path.rpartition("/")
-        return f"{parent}/{names.partial_name(name, self.uid, self.attempt)}"
+        return f"{self.set_path.rpartition('/')[0]}/{self.partial_name}"
+
+    @property
+    def partial_name(self) -> str:
+        return names.partial_name(self.set_path.rpartition("/")[2], self.uid, self.attempt)
+
+    @property
+    def target_directory(self) -> str:
+        """Return where libvirt sees the working directory: in its pod through a mount, else where it is."""
+        if self.launcher is not None:
+            return f"{self.launcher.directory}/{self.partial_name}"
+        return f"{self.location_path}/{self.partial_path}"
 
     @property
     def deadline_at(self) -> float:

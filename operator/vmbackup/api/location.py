@@ -49,20 +49,25 @@ class Directory(Document):
         )
     )
 
-    path: DirectoryPath = Field(description="Absolute path without links and without '..'.")
-    shared: bool = Field(default=False, description="True when all nodes see the same files (a mounted NFS).")
+    path: DirectoryPath = Field(
+        description="Absolute path of the directory on the nodes, without links and without '..'."
+    )
+    shared: bool = Field(default=False, description="Whether all nodes see the same files there, as on a mounted NFS.")
 
 
 class NamespaceSelector(Document):
-    """Which namespaces may write here. Empty lists allow none."""
+    """Which namespaces may write here, by name or by labels. With neither, none may."""
 
     names: tuple[NamespaceName, ...] = Field(
-        default=(), max_length=256, description="Namespaces by name; '*' allows all.", json_schema_extra=DISTINCT
+        default=(),
+        max_length=256,
+        description="Names of namespaces that may write here; '*' allows all.",
+        json_schema_extra=DISTINCT,
     )
     match_labels: dict[LabelText, Annotated[str, Field(max_length=63)]] = Field(
         default_factory=dict,
         max_length=32,
-        description="Namespaces that carry all of these labels.",
+        description="Namespaces that carry all of these labels may write here.",
         json_schema_extra=rule(
             "self.all(key, key.size() <= 317)", "A label's key has at most 317 characters: shorten it."
         ),
@@ -78,34 +83,36 @@ class VMBackupLocationSpec(Document):
         default="5%",
         max_length=18,
         pattern=PERCENT_OR_QUANTITY,
-        description="Space that backups leave free, in bytes or percent of the file system.",
+        description="Space that backups leave free, as bytes (10Gi) or as a part of the file system (5%).",
         json_schema_extra=explained("Write a percentage from 0% to 99%, or a size as a whole number: 5% or 10Gi."),
     )
-    max_concurrent: int = Field(default=4, ge=1, le=1000, description="Backups that may write here at the same time.")
+    max_concurrent: int = Field(
+        default=4, ge=1, le=1000, description="How many backups may write here at the same time."
+    )
 
 
 class NodeSpace(Report):
     """What one node sees of the directory."""
 
-    node: str = Field(max_length=253, description="Name of the node.")
-    ready: bool = Field(description="Whether backups of this node can be written there.")
-    message: str = Field(default="", max_length=512, description="What is wrong when it is not ready.")
-    free_bytes: int = Field(default=0, ge=0, description="Free space of the file system.")
-    total_bytes: int = Field(default=0, ge=0, description="Size of the file system.")
+    node: str = Field(max_length=253, description="Name of the node that looks.")
+    ready: bool = Field(description="Whether this node's backups can be written there.")
+    message: str = Field(default="", max_length=512, description="What is wrong and what to do, when it is not ready.")
+    free_bytes: int = Field(default=0, ge=0, description="Free space of the file system, in bytes.")
+    total_bytes: int = Field(default=0, ge=0, description="Size of the file system, in bytes.")
 
 
 class VMBackupLocationStatus(Report):
-    """How the location stands on the nodes."""
+    """How the location stands, as the nodes see it."""
 
-    observed_generation: int = Field(default=0, ge=0, description="Generation of the spec that this speaks of.")
+    observed_generation: int = Field(default=0, ge=0, description="Generation of the spec that this status speaks of.")
     nodes: tuple[NodeSpace, ...] = Field(
-        default=(), max_length=5000, description="What each node sees.", json_schema_extra=ATOMIC
+        default=(), max_length=5000, description="What each node sees of the directory.", json_schema_extra=ATOMIC
     )
     conditions: Conditions = ()
 
 
 class VMBackupLocation(Report):
-    """Receives backup sets. A VMBackup names it; paths are written here and nowhere else."""
+    """A directory that receives backup sets. VMBackups name it; its path is written here and nowhere else."""
 
     api_version: str = ""
     kind: Literal["VMBackupLocation"] = "VMBackupLocation"

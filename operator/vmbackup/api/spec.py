@@ -11,6 +11,7 @@ from vmbackup.units import QUANTITY_PATTERN, parse_bytes
 
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
 DISK_PATTERN = r"^[a-z]+[a-z0-9]*$"
+NODE_OF_DOMAIN = "Leave source.node out: there is one VirtualMachineInstance of a name in a namespace, and it moves."
 EITHER_LIST = "Give either include or exclude: with include, all other disks are left out anyway."
 
 DiskName = Annotated[
@@ -36,6 +37,7 @@ Quantity = Annotated[
 
 class SourceKind(StrEnum):
     DOMAIN = "Domain"
+    VMI = "VirtualMachineInstance"
 
 
 class Method(StrEnum):
@@ -59,23 +61,40 @@ class Verify(StrEnum):
 class Source(Document):
     """The VM to back up. It belongs to the namespace of the VMBackup."""
 
-    kind: SourceKind = Field(default=SourceKind.DOMAIN, description="Domain: a VM of a libvirt host.")
+    model_config = ConfigDict(json_schema_extra=rule("self.kind == 'Domain' || !has(self.node)", NODE_OF_DOMAIN))
+
+    kind: SourceKind = Field(
+        default=SourceKind.DOMAIN,
+        description=(
+            "Domain: a VM of a libvirt host. VirtualMachineInstance: a running VM of KubeVirt (kubevirt.io), in its "
+            "launcher pod."
+        ),
+    )
     name: str = Field(
         min_length=1,
         max_length=180,
         pattern=NAME_PATTERN,
-        description="The VM's name.",
+        description="The VM's name in this namespace, as `kubectl get vmhosts -o yaml` lists it.",
         json_schema_extra=explained(
             "Write the VM's name with letters, digits, '.', '_' and '-'; it starts and ends with a letter or a digit."
         ),
     )
     node: str | None = Field(
-        default=None, min_length=1, max_length=253, description="Node of the VM, to tell VMs of equal name apart."
+        default=None,
+        min_length=1,
+        max_length=253,
+        description="Node of the VM, to tell domains of equal name apart. Not for a VirtualMachineInstance.",
     )
+
+    @model_validator(mode="after")
+    def _one_of_its_name(self) -> Self:
+        if self.kind is SourceKind.VMI and self.node is not None:
+            raise ValueError(NODE_OF_DOMAIN)
+        return self
 
 
 class DiskSelection(Document):
-    """Disks by target name (vda). With neither list: every writable disk that is not empty."""
+    """Which disks are backed up. With neither list it is every writable disk that is not empty."""
 
     model_config = ConfigDict(
         json_schema_extra=rule(
@@ -85,10 +104,16 @@ class DiskSelection(Document):
     )
 
     include: tuple[DiskName, ...] = Field(
-        default=(), max_length=64, description="Back up these disks only.", json_schema_extra=DISTINCT
+        default=(),
+        max_length=64,
+        description="Back up these disks only, by target name such as vda.",
+        json_schema_extra=DISTINCT,
     )
     exclude: tuple[DiskName, ...] = Field(
-        default=(), max_length=64, description="Back up all disks but these.", json_schema_extra=DISTINCT
+        default=(),
+        max_length=64,
+        description="Back up all disks but these, by target name such as vdb.",
+        json_schema_extra=DISTINCT,
     )
 
     @model_validator(mode="after")
@@ -99,14 +124,21 @@ class DiskSelection(Document):
 
 
 class OverlayLimits(Document):
-    """Snapshot method: when to give up the copy and take the VM home."""
+    """Snapshot method only: when the copy is given up and the VM is taken home."""
 
-    max_bytes: Quantity = Field(default="20Gi", description="Size that the overlays of the VM may reach together.")
-    max_seconds: int = Field(default=1800, ge=10, le=86400, description="Time that the VM may spend on overlays.")
+    max_bytes: Quantity = Field(
+        default="20Gi", description="Size that the overlays of the VM may reach together before the copy is given up."
+    )
+    max_seconds: int = Field(
+        default=1800,
+        ge=10,
+        le=86400,
+        description="Seconds that the VM may spend on overlays before the copy is given up.",
+    )
 
 
 class VMBackupSpec(Document):
-    """What to back up, where to and how. Immutable but for `cancel`."""
+    """What to back up, where to and how. Nothing but `cancel` can be changed later."""
 
     model_config = ConfigDict(
         json_schema_extra=frozen_except(
@@ -127,9 +159,9 @@ class VMBackupSpec(Document):
     method: Method = Field(
         default=Method.AUTO,
         description=(
-            "How to copy. Push: QEMU writes the copy beside its work, nothing changes for the VM. Snapshot: the VM "
-            "writes to an overlay while its disks are copied, then the overlay is committed into them. "
-            "Auto: Push where the libvirt daemon can (7.2.0 or newer), else Snapshot; the status says why."
+            "How to copy: with Push, QEMU writes the copy while the VM goes on with its own disks; with Snapshot, the "
+            "VM writes to overlays meanwhile, which are then merged into its disks. "
+            "Auto takes Push where the libvirt daemon can (7.2.0 or newer), else Snapshot, and the status says why."
         ),
     )
     disks: DiskSelection = Field(default_factory=DiskSelection)
@@ -137,33 +169,37 @@ class VMBackupSpec(Document):
         default=Quiesce.IF_AVAILABLE,
         description=(
             "Whether the guest agent freezes the guest's file systems for the moment that the copy shows. "
-            "Never: no. IfAvailable: where it answers. Required: fail when it does not."
+            "IfAvailable does so where an agent answers, Required fails when none does, Never does not ask."
         ),
     )
     verify: Verify = Field(
         default=Verify.CHECK,
         description=(
-            "What is done before the set is published. None: nothing. Check: image consistency and sizes. "
-            "Checksum: also a SHA-256 of every file."
+            "What is done before the set is published. Check looks at the images' consistency and sizes, Checksum "
+            "also writes a SHA-256 of every file, None does nothing."
         ),
     )
     max_bytes_per_second: Quantity | None = Field(
-        default=None, description="Upper bound of the copy's speed, for all disks together."
+        default=None,
+        description="Upper bound of the copy's speed for all disks together, such as 100Mi. Without it there is none.",
     )
     deadline_seconds: int = Field(
         default=3600,
         ge=1,
         le=604800,
-        description="Time for the whole backup, from its start on the node. Then it stops and the VM is taken home.",
+        description="Seconds that the backup may take from its start on the node. Then the VM is taken home.",
     )
     overlay: OverlayLimits = Field(default_factory=OverlayLimits)
     cancel: bool = Field(
         default=False,
-        description="Set to true to stop the backup and take the VM home. The only field that may change.",
+        description="Set it to true to stop the backup and take the VM home. It cannot be taken back.",
         json_schema_extra=rule("self || !oldSelf", "cancel cannot be taken back: make a new VMBackup."),
     )
     ttl_seconds_after_finished: int | None = Field(
-        default=None, ge=0, le=315360000, description="Remove this resource so long after its end. The set stays."
+        default=None,
+        ge=0,
+        le=315360000,
+        description="Seconds after its end when this resource is removed. The set stays; without it both stay.",
     )
 
     @property

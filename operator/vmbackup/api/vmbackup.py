@@ -77,10 +77,10 @@ class Outcome(StrEnum):
 
 
 class MethodReport(Report):
-    """How the copy is made."""
+    """Which method makes the copy, and why."""
 
-    used: Method = Field(description="Push or Snapshot.")
-    reason: str = Field(max_length=512, description="Why this method.")
+    used: Method = Field(description="Method that makes the copy: Push or Snapshot.")
+    reason: str = Field(max_length=512, description="Why this method was taken, in words.")
 
 
 DiskState = Literal["Skipped", "Waiting", "Copying", "Copied", "Verified", "Failed"]
@@ -89,31 +89,39 @@ DiskState = Literal["Skipped", "Waiting", "Copying", "Copied", "Verified", "Fail
 class DiskReport(Report):
     """One disk of the VM and what became of it."""
 
-    name: str = Field(max_length=16, description="Target name of the disk in the VM.")
-    format: str = Field(default="", max_length=16, description="Format of the image in the set.")
-    virtual_bytes: int = Field(default=0, ge=0, description="Size of the disk as the guest sees it.")
+    name: str = Field(max_length=16, description="Target name of the disk in the VM, such as vda.")
+    format: str = Field(default="", max_length=16, description="Format of the image in the set: qcow2 or raw.")
+    virtual_bytes: int = Field(default=0, ge=0, description="Size of the disk in bytes, as the guest sees it.")
     stored_bytes: int = Field(default=0, ge=0, description="Bytes that the image occupies in the set.")
-    state: DiskState = Field(description="How far the disk is.")
-    reason: str = Field(default="", max_length=512, description="Why the disk was skipped or failed.")
-    sha256: str = Field(default="", max_length=64, description="SHA-256 of the image, with verify: Checksum.")
+    state: DiskState = Field(description="How far the copy of this disk has come, or that it is skipped.")
+    reason: str = Field(
+        default="", max_length=512, description="Why the disk is skipped or has failed; empty otherwise."
+    )
+    sha256: str = Field(
+        default="",
+        max_length=64,
+        description="SHA-256 of the image in hexadecimal digits. Only with `verify: Checksum`.",
+    )
 
 
 class Progress(Report):
-    """How far the copy is."""
+    """How far the copy of all disks has come."""
 
-    bytes_done: int = Field(default=0, ge=0, description="Bytes done; holes count as done.")
-    bytes_total: int = Field(default=0, ge=0, description="Size of all disks together.")
-    percent: int = Field(default=0, ge=0, le=100, description="Part that is done.")
-    bytes_per_second: int = Field(default=0, ge=0, description="Speed at present.")
-    eta_seconds: int | None = Field(default=None, ge=0, description="Time until the copy is done at this speed.")
+    bytes_done: int = Field(default=0, ge=0, description="Bytes that are done; holes count as done.")
+    bytes_total: int = Field(default=0, ge=0, description="Size in bytes of all disks that are backed up.")
+    percent: int = Field(default=0, ge=0, le=100, description="Part of the copy that is done, from 0 to 100.")
+    bytes_per_second: int = Field(default=0, ge=0, description="Speed of the copy at present, in bytes per second.")
+    eta_seconds: int | None = Field(
+        default=None, ge=0, description="Seconds until the copy is done, if it goes on at this speed."
+    )
 
 
 class Summary(Report):
     """The same figures as text, for the columns of `kubectl get`. Programs read the fields they come from."""
 
-    progress: str = Field(default="", max_length=16, description="progress.percent, such as 42%.")
-    size: str = Field(default="", max_length=16, description="storedBytes, such as 1.2 GiB.")
-    duration: str = Field(default="", max_length=16, description="From start to completion, such as 3m05s.")
+    progress: str = Field(default="", max_length=16, description="Part of the copy that is done, such as 42%.")
+    size: str = Field(default="", max_length=16, description="Size of the published set, such as 1.2 GiB.")
+    duration: str = Field(default="", max_length=16, description="Time from start to completion, such as 3m05s.")
 
     @classmethod
     def of(
@@ -128,38 +136,46 @@ class Summary(Report):
 
 
 class Executor(Report):
-    """Who works on it."""
+    """Which agent works on the backup, and which start of it."""
 
-    node: str = Field(max_length=253, description="Node of the agent.")
-    session: str = Field(max_length=64, description="Random word per start of the agent.")
+    node: str = Field(max_length=253, description="Name of the agent's node.")
+    session: str = Field(max_length=64, description="Random word that tells one start of the agent from another.")
 
 
 class VMBackupStatus(Report):
-    """The report. Nothing reads it to find out what to do on a disk."""
+    """What came of the backup so far. It is a report only: nothing reads it to decide what to do with a disk."""
 
-    observed_generation: int = Field(default=0, ge=0, description="Generation of the spec that this speaks of.")
-    node: str | None = Field(default=None, max_length=253, description="Node whose agent does the work.")
+    observed_generation: int = Field(default=0, ge=0, description="Generation of the spec that this status speaks of.")
+    node: str | None = Field(default=None, max_length=253, description="Name of the node whose agent does the work.")
     phase: Phase = Field(
-        default=Phase.PENDING, description="What is being done now. Done: nothing more will be; see the outcome."
+        default=Phase.PENDING,
+        description="What is being done now. Done means that nothing more will be; the outcome tells how it ended.",
     )
-    outcome: Outcome | None = Field(default=None, description="How it ended, or will end when the VM is home.")
-    attempt: int = Field(default=0, ge=0, description="Number of the present attempt, from 1.")
+    outcome: Outcome | None = Field(
+        default=None, description="How the backup ended, or will end as soon as the VM is on its own disks again."
+    )
+    attempt: int = Field(default=0, ge=0, description="Number of the present attempt, beginning with 1.")
     method: MethodReport | None = None
     disks: tuple[DiskReport, ...] = Field(
-        default=(), max_length=128, description="Every disk of the VM.", json_schema_extra=keyed_by("name")
+        default=(),
+        max_length=128,
+        description="Every disk of the VM, the skipped ones with the reason.",
+        json_schema_extra=keyed_by("name"),
     )
     progress: Progress | None = None
     summary: Summary | None = None
-    start_time: Timestamp | None = Field(default=None, description="When the node began.")
-    completion_time: Timestamp | None = Field(default=None, description="When nothing was left to do.")
+    start_time: Timestamp | None = Field(default=None, description="When the agent of the node began (RFC 3339).")
+    completion_time: Timestamp | None = Field(default=None, description="When nothing was left to do (RFC 3339).")
     frozen_milliseconds: int | None = Field(
-        default=None, ge=0, description="How long the guest's file systems were frozen."
+        default=None, ge=0, description="How many milliseconds the guest's file systems were frozen."
     )
     overlay_milliseconds: int | None = Field(
-        default=None, ge=0, description="Snapshot method: how long the VM wrote to overlays."
+        default=None, ge=0, description="How many milliseconds the VM wrote to overlays. Snapshot method only."
     )
-    stored_bytes: int | None = Field(default=None, ge=0, description="Size of the published set.")
-    set: str | None = Field(default=None, max_length=1024, description="Path of the set relative to the location.")
+    stored_bytes: int | None = Field(default=None, ge=0, description="Bytes that the published set occupies.")
+    set: str | None = Field(
+        default=None, max_length=1024, description="Path of the published set, relative to the location's directory."
+    )
     executor: Executor | None = None
     conditions: Conditions = ()
 

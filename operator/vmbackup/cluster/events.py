@@ -17,7 +17,7 @@ from vmbackup.api import names
 from vmbackup.api.vmbackup import ObjectMeta
 from vmbackup.cluster.client import Body, Client
 from vmbackup.cluster.errors import APIServerAway, NotFound
-from vmbackup.cluster.resources import EVENT
+from vmbackup.cluster.resources import EVENT, VMBACKUP
 from vmbackup.errors import VMBackupError
 
 LONGEST_NOTE = 1024  # events.k8s.io refuses more
@@ -94,9 +94,11 @@ class Recorder:
             try:
                 self._tell_at_last(happening)
             except VMBackupError as error:
-                log.warning("Event %s for %s not written: %s", happening.reason, happening.metadata.name, error)
+                words = "Event %s for %s not written: %s"
+                log.warning(words, happening.reason, happening.metadata.name, error, extra=_about(happening))
             except Exception:
-                log.exception("Event %s for %s not written", happening.reason, happening.metadata.name)
+                words = "Event %s for %s not written"
+                log.exception(words, happening.reason, happening.metadata.name, extra=_about(happening))
 
     def _tell_at_last(self, happening: Happening) -> None:
         """Tell, in spite of an API server that is away for a while. Raises: as `_tell`."""
@@ -164,3 +166,10 @@ class Recorder:
 
 def _micro_time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _about(happening: Happening) -> dict[str, str]:
+    """Return what a line of the log is about."""
+    metadata = happening.metadata
+    backup = {"backup": f"{metadata.namespace}/{metadata.name}", "uid": metadata.uid}
+    return backup if happening.kind == VMBACKUP.name else {}

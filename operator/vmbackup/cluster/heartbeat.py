@@ -98,6 +98,11 @@ class NodeWatch:
         now = time.monotonic()
         return frozenset(node for node, (_, at) in self._seen.items() if now - at <= self._durations[node])
 
+    def silences(self) -> dict[str, float]:
+        """Return by node how many seconds ago its agent was last heard of."""
+        now = time.monotonic()
+        return {node: now - at for node, (_, at) in dict(self._seen).items()}
+
 
 def node_of(lease: Body) -> str:
     """Return the node of an agent's Lease, empty for any other. The name counts: rights can bind it to the node."""

@@ -174,11 +174,12 @@ class StatusLedger:
                 asked = problem.retry_after_seconds if isinstance(problem, APIServerAway) else None
                 rest = letter.put_back(statement, asked)
                 unforeseen = None if isinstance(problem, VMBackupError) else problem
-                log.warning("%s: status not sent, again in %.1f s: %s", letter.key, rest, problem, exc_info=unforeseen)
+                words = "%s: status not sent, again in %.1f s: %s"
+                log.warning(words, letter.key, rest, problem, exc_info=unforeseen, extra=_about(letter))
             self._changed.notify_all()
 
     def _lose(self, letter: Letter) -> None:
-        log.info("%s: the VMBackup is gone; its status is no longer written", letter.key)
+        log.info("%s: the VMBackup is gone; its status is no longer written", letter.key, extra=_about(letter))
         letter.gone = True
         self.heard(letter.uid, Wishes(deleted=True))
 
@@ -210,3 +211,8 @@ class StatusLedger:
         cancel, deleted = bool(body["spec"].get("cancel")), "deletionTimestamp" in body["metadata"]
         if cancel or deleted:
             self.heard(body["metadata"]["uid"], Wishes(cancel, deleted))
+
+
+def _about(letter: Letter) -> dict[str, str]:
+    """Return what a line of the log is about."""
+    return {"backup": letter.key, "uid": letter.uid}

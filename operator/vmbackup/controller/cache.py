@@ -13,9 +13,11 @@ from vmbackup.api.host import VMHost
 from vmbackup.api.location import VMBackupLocation
 from vmbackup.api.model import Report
 from vmbackup.api.vmbackup import ObjectMeta, VMBackup
+from vmbackup.api.vmi import VirtualMachineInstance
 from vmbackup.cluster.client import Body
-from vmbackup.cluster.resources import LOCATION, NAMESPACE, VMBACKUP, VMHOST, Kind
+from vmbackup.cluster.resources import LOCATION, NAMESPACE, VMBACKUP, VMHOST, VMI, Kind
 from vmbackup.core.kstatus import epoch
+from vmbackup.core.samples import Ending, ending
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +36,16 @@ class Namespace(Report):
 class Finished:
     """All that is kept of a finished backup: there are many, and only their end of life is still ours.
 
-    `held`: our finalizer is on it. `expires_at`: seconds since the epoch, None for never.
+    `held`: our finalizer is on it. `expires_at`: seconds since the epoch, None for never. `end`: for the metrics.
     """
 
     metadata: ObjectMeta
     held: bool
     expires_at: float | None
+    end: Ending
 
 
-Model = VMBackup | Finished | VMBackupLocation | VMHost | Namespace
+Model = VMBackup | Finished | VMBackupLocation | VMHost | Namespace | VirtualMachineInstance
 KEPT_METADATA = frozenset(
     {"name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"}
     | {"finalizers", "labels"}
@@ -52,8 +55,10 @@ PARSERS: Mapping[Kind, Callable[[Body], Model]] = {
     LOCATION: VMBackupLocation.model_validate,
     VMHOST: VMHost.model_validate,
     NAMESPACE: Namespace.model_validate,
+    VMI: VirtualMachineInstance.model_validate,
 }
-WATCHED = tuple(PARSERS)
+OPTIONAL = (VMI,)  # served only where KubeVirt is
+WATCHED = tuple(kind for kind in PARSERS if kind not in OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ class Cache:
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._lock = threading.Lock()
-        self._entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in WATCHED}
-        self._unreadable: dict[Kind, dict[str, str]] = {kind: {} for kind in WATCHED}
+        self._entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in PARSERS}
+        self._unreadable: dict[Kind, dict[str, str]] = {kind: {} for kind in PARSERS}
 
     def put(self, kind: Kind, body: Body) -> None:
         """Take in an object, unless a newer one is known. One that cannot be read is logged once and left out."""
@@ -84,6 +89,8 @@ class Cache:
             return
         if isinstance(model, VMBackup) and model.finished:
             slim, model = {"metadata": slim["metadata"]}, _finished(model)
+        elif isinstance(model, VirtualMachineInstance):
+            slim = {"metadata": slim["metadata"]}  # never written, and large
         with self._lock:
             before = self._entries[kind].get(uid)
             if before is not None and _older(slim, before.body):
@@ -98,7 +105,8 @@ class Cache:
             known = metadata["uid"] in self._unreadable[kind]
             self._unreadable[kind][metadata["uid"]] = metadata["resourceVersion"]
         if not known:
-            log.error("%s %s cannot be read and is left alone: %s", kind.name, metadata["name"], why)
+            about = {"backup": f"{metadata['namespace']}/{metadata['name']}"} if kind is VMBACKUP else {}
+            log.error("%s %s cannot be read and is left alone: %s", kind.name, metadata["name"], why, extra=about)
 
     def drop(self, kind: Kind, uid: str) -> None:
         with self._lock:
@@ -143,6 +151,9 @@ class Cache:
     def namespaces(self) -> dict[str, dict[str, str]]:
         return {model.metadata.name: model.metadata.labels for model in self._models(NAMESPACE)}
 
+    def vmis(self) -> dict[tuple[str, str], VirtualMachineInstance]:
+        return {(model.metadata.namespace, model.metadata.name): model for model in self._models(VMI)}
+
     def _models(self, kind: Kind) -> list[Any]:
         with self._lock:
             return [entry.model for entry in self._entries[kind].values()]
@@ -161,6 +172,7 @@ def _finished(backup: VMBackup) -> Finished:
         metadata=metadata,
         held=names.FINALIZER in metadata.finalizers,
         expires_at=None if metadata.deletion_timestamp else expires_at,
+        end=ending(backup),
     )
 
 
@@ -180,4 +192,4 @@ def _essence(model: Model) -> object:
         return fate, model.spec.cancel, model.status.node, model.status.phase, model.status.outcome
     if isinstance(model, VMBackupLocation):
         return fate
-    return (fate, model.status) if isinstance(model, VMHost) else (fate, model.metadata)
+    return (fate, model.status) if isinstance(model, VMHost | VirtualMachineInstance) else (fate, model.metadata)

@@ -16,12 +16,15 @@ from vmbackup.cluster.errors import APIServerAway
 from vmbackup.cluster.events import Recorder
 from vmbackup.cluster.lease import USUAL_TERMS, Election, Terms
 from vmbackup.cluster.resources import VMHOST, Kind, Resources
-from vmbackup.controller.cache import WATCHED, Cache
+from vmbackup.controller.cache import OPTIONAL, WATCHED, Cache
+from vmbackup.controller.measures import Measures
 from vmbackup.controller.reconcile import Reconciler
 from vmbackup.controller.survey import Survey
 from vmbackup.core.turns import Limits
 from vmbackup.door.health import LOOP_SECONDS, Health, serve
-from vmbackup.door.logs import log_to_stderr
+from vmbackup.door.logs import Style, log_to_stderr
+from vmbackup.door.metrics import serve_metrics
+from vmbackup.door.pages import Address
 from vmbackup.door.watches import Subscription, Watches
 
 PASS_SECONDS = 1.0  # between two passes when nothing happens: graces, deadlines and TTLs run out by the clock
@@ -32,23 +35,28 @@ USUAL_LIMITS = Limits()
 log = logging.getLogger(__name__)
 
 
-def main(
+def main(  # noqa: PLR0913 - the options of the command line
     kubeconfig: Path | None,
     namespace: str,
     limits: Limits = USUAL_LIMITS,
     probe_port: int = 8081,
     terms: Terms = USUAL_TERMS,
+    *,
+    metrics_address: Address | None = None,
+    log_format: Style = "auto",
 ) -> int:
     """Run until SIGTERM or SIGINT (0), or until the lead or the watches are lost (1).
 
-    namespace: where the Leases are. probe_port: 0 for none.
+    namespace: where the Leases are. probe_port: 0 for none. metrics_address: None for none.
     """
-    log_to_stderr()
+    log_to_stderr(log_format)
     controller = Controller(find_kubeconfig(kubeconfig), namespace, limits, terms)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: controller.stop(0))
     if probe_port:
         serve(controller.health, probe_port)
+    if metrics_address:
+        serve_metrics(controller.measures.metrics, metrics_address)
     return controller.run()
 
 
@@ -64,12 +72,18 @@ class Controller:
         client = Client(kubeconfig, field_manager=names.FIELD_MANAGER_CONTROLLER)
         resources = Resources(client)
         self._cache = cache = Cache(self._woken.set)
+        self.measures = Measures(cache)
         self._survey = Survey(resources, cache, namespace, self.health, self._woken.set)
         self._recorder = Recorder(client, component=names.FIELD_MANAGER_CONTROLLER, instance=identity)
         self._election = Election(resources, namespace, identity, _lost, terms)
         subscriptions = [Subscription(kind, partial(self._hear, kind)) for kind in WATCHED]
         self._watches = Watches(kubeconfig, subscriptions, self.health, on_end=lambda: self.stop(1))
-        self._reconciler = Reconciler(cache, resources, self._recorder, self._survey.live_nodes, limits)
+        kubevirt = [Subscription(kind, partial(self._hear, kind)) for kind in OPTIONAL]
+        self._kubevirt = Watches(
+            kubeconfig, kubevirt, self.health, served=self._survey.has_kubevirt, part="watch loop of KubeVirt"
+        )
+        self._reconciler = Reconciler(cache, resources, self._recorder, self._survey.live_nodes, limits, self.measures)
+        self.measures.look_at(self._survey, self._election, self.health)
 
     def stop(self, code: int) -> None:
         """End the process soon, with this exit code."""
@@ -85,6 +99,7 @@ class Controller:
                 return self._code
         self.health.ready = True
         self._watches.start()
+        self._kubevirt.start()
         self._survey.start()
         self._recorder.start()
         self._election.start()

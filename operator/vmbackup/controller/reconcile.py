@@ -9,17 +9,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+from vmbackup.api import names
 from vmbackup.api.conditions import ConditionType, find
 from vmbackup.api.location import VMBackupLocation
-from vmbackup.api.vmbackup import ObjectMeta
+from vmbackup.api.vmbackup import ObjectMeta, Phase, VMBackup
 from vmbackup.cluster.client import Body
 from vmbackup.cluster.errors import APIServerAway, Conflict, Denied, NotFound
 from vmbackup.cluster.events import Happening, Recorder
 from vmbackup.cluster.resources import LOCATION, VMBACKUP, Kind, Resources
-from vmbackup.controller.cache import Cache, Finished
+from vmbackup.controller.cache import Cache, Finished, Model
+from vmbackup.controller.measures import Measures
 from vmbackup.core.location_report import location_status, same_but_for_bytes
+from vmbackup.core.samples import Ending, ending
 from vmbackup.core.turn_report import status_of_turn
 from vmbackup.core.turns import MISSING, Abandon, Bind, Limits, Lost, Refuse, Scene, Turn, Wait, plan_turns
+from vmbackup.door.logs import about, of_backup
 
 SPACE_SECONDS = 30.0  # figures of free space alone are written at most so often
 DENIED_SECONDS = 5.0  # rest after a write was forbidden; a restarted API server forbids all for a moment
@@ -38,12 +42,14 @@ class Reconciler:
         recorder: Recorder,
         live_nodes: Callable[[], frozenset[str]],
         limits: Limits,
+        measures: Measures,
     ) -> None:
         self._cache = cache
         self._resources = resources
         self._recorder = recorder
         self._live_nodes = live_nodes
         self._limits = limits
+        self._measures = measures
         self._missing_since: dict[str, float] = {}
         self._space_written_at: dict[str, float] = {}
         self._resting_until: dict[str, float] = {}
@@ -58,6 +64,7 @@ class Reconciler:
             namespaces=self._cache.namespaces(),
             live_nodes=self._live_nodes(),
             missing_since=self._missing_since,
+            vmis=self._cache.vmis(),
         )
         turns = plan_turns(scene, self._limits, now)
         self._remember_missing(turns, now)
@@ -86,7 +93,7 @@ class Reconciler:
         if isinstance(turn, Abandon):
             log.warning("%s: abandoned: %s", backup.key, turn.message)
             self._tell(VMBACKUP, backup.metadata, "Warning", ("Abandoned", "Release", turn.message))
-            self._release(body)
+            self._close(ending(backup), body)
             return
         if isinstance(turn, Bind):
             # The finalizer comes first: nothing may vanish while a VM is on its way home.
@@ -97,30 +104,47 @@ class Reconciler:
         if written is body:
             return
         self._wrote(VMBACKUP, written)
+        self._say(turn, written)
+
+    def _say(self, turn: Turn, written: Body) -> None:
+        """Say what was written: to the log, as an Event and in the metrics."""
+        backup = turn.backup
         match turn:
             case Bind(node=node):
                 log.info("%s: assigned to node %s", backup.key, node)
+                self._measures.begun(backup.metadata.namespace)
                 self._tell(VMBACKUP, backup.metadata, "Normal", ("Assigned", "Bind", f"Assigned to node {node}."))
             case Refuse(reason=reason, message=message):
                 log.info("%s: ended before it began: %s: %s", backup.key, reason, message)
+                if names.FINALIZER not in backup.metadata.finalizers:  # else it is counted when that goes
+                    self._measures.ended(ending(VMBackup.parse(written)))
                 self._tell(VMBACKUP, backup.metadata, "Warning", (reason, "Refuse", message))
             case Lost(message=message):
                 log.warning("%s: %s", backup.key, message)
                 self._tell(VMBACKUP, backup.metadata, "Warning", ("NodeLost", "Watch", message))
             case Wait(reason=reason, message=message):
+                self._measures.begun(backup.metadata.namespace)
                 log.info("%s: %s: %s", backup.key, reason, message)
 
     def _tidy(self, finished: Finished, now: float) -> None:
         """Let a finished backup go: its finalizer at once, the resource when its time is over."""
         if finished.held:
-            self._guarded(VMBACKUP, finished.metadata, self._release)
+            self._guarded(VMBACKUP, finished.metadata, partial(self._close, finished.end))
         elif finished.expires_at is not None and now >= finished.expires_at:
             self._guarded(VMBACKUP, finished.metadata, self._expire)
 
-    def _release(self, body: Body) -> None:
+    def _close(self, end: Ending, body: Body) -> None:
+        """Release a backup that ended, and count it: the one write that is done once, whoever leads and restarts."""
+        if self._release(body):
+            self._measures.ended(end)
+
+    def _release(self, body: Body) -> bool:
+        """Take our finalizer away; return whether it was there."""
         written = self._resources.remove_finalizer(VMBACKUP, body)
-        if written is not body:
-            self._wrote(VMBACKUP, written)
+        if written is body:
+            return False
+        self._wrote(VMBACKUP, written)
+        return True
 
     def _expire(self, body: Body) -> None:
         metadata = body["metadata"]
@@ -154,7 +178,8 @@ class Reconciler:
             return
         self._resting_until.pop(metadata.uid, None)
         try:
-            write(entry.body)
+            with about(_fields(entry.model)):
+                write(entry.body)
         except Conflict as conflict:
             log.debug("%s", conflict)
             self._read_again(kind, metadata)
@@ -192,6 +217,17 @@ class Reconciler:
     ) -> None:
         reason, action, note = what
         self._recorder.record(Happening(kind.name, metadata, type_, reason, action, note))
+
+
+def _fields(model: Model) -> dict[str, str]:
+    """Return what the log says of an object."""
+    if isinstance(model, VMBackup):
+        return of_backup(model)
+    if isinstance(model, Finished):
+        namespace, vm = model.end.vm
+        phase = str(Phase.DONE)
+        return {"backup": f"{namespace}/{model.metadata.name}", "uid": model.metadata.uid, "vm": vm, "phase": phase}
+    return {}
 
 
 def _words(turn: Turn) -> tuple[str, ...]:

@@ -8,11 +8,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
-from vmbackup.cluster.errors import NotFound
+from vmbackup.cluster.errors import Denied, NotFound
 from vmbackup.cluster.heartbeat import NodeWatch
-from vmbackup.cluster.resources import LEASE, Kind, Resources
-from vmbackup.controller.cache import WATCHED, Cache
+from vmbackup.cluster.resources import LEASE, VMI, Kind, Resources
+from vmbackup.controller.cache import OPTIONAL, WATCHED, Cache
 from vmbackup.door.health import Health
 from vmbackup.errors import VMBackupError
 
@@ -20,6 +21,7 @@ LEASES_SECONDS = 5.0
 ASKED_SECONDS = 0.2  # the Lease may come a little later than the VMHost; many ask at once after a restart
 COMPARE_SECONDS = 60.0
 LOAD_RETRY_SECONDS = 2.0
+KUBEVIRT_SECONDS = 5.0  # between two looks whether it has been installed
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +41,16 @@ class Survey:
         self._live: frozenset[str] = frozenset()
         self._unheard: dict[Kind, dict[str, str]] = {}
         self._loaded_at = float("-inf")
+        self._kubevirt_said = ""
         self._asked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="survey", daemon=True)
 
     def live_nodes(self) -> frozenset[str]:
         return self._live
+
+    def silences(self) -> dict[str, float]:
+        """Return by node how many seconds ago its agent was last heard of."""
+        return self._nodes.silences()
 
     def start(self) -> None:
         self._thread.start()
@@ -62,6 +69,7 @@ class Survey:
         try:
             for kind in WATCHED:
                 self._cache.replace(kind, self._resources.list(kind))
+                self._health.watch_speaks(kind.name)
             self._look_at_leases()
         except NotFound as missing:
             log.warning("The CustomResourceDefinitions are not installed yet: %s", missing)
@@ -72,6 +80,27 @@ class Survey:
             return True
         stopping.wait(LOAD_RETRY_SECONDS)
         return False
+
+    def has_kubevirt(self) -> bool:
+        """Return whether KubeVirt's VMs can be watched, and know them all; rests when not."""
+        try:
+            self._cache.replace(VMI, self._resources.list(VMI))
+        except VMBackupError as error:
+            self._without_kubevirt(error)
+            time.sleep(KUBEVIRT_SECONDS)
+            return False
+        log.info("KubeVirt is here: VirtualMachineInstances can be backed up")
+        self._kubevirt_said = ""
+        return True
+
+    def _without_kubevirt(self, error: VMBackupError) -> None:
+        """Say once why there are no VMs of KubeVirt; that it is not installed is nothing to worry about."""
+        if isinstance(error, NotFound):
+            self._cache.replace(VMI, ())
+        if error.message != self._kubevirt_said:
+            self._kubevirt_said = error.message
+            level = logging.INFO if isinstance(error, NotFound) else logging.WARNING
+            log.log(level, "no VirtualMachineInstances are seen: %s", error)
 
     def _run(self) -> None:
         compare_at = time.monotonic() + COMPARE_SECONDS
@@ -103,14 +132,21 @@ class Survey:
     def compare(self) -> None:
         """Compare every kind with its list once. Raises: APIServerAway, NotFound, Denied."""
         for kind in WATCHED:
-            known = self._cache.versions(kind)
-            listed = {
-                item["metadata"]["uid"]: item["metadata"]["resourceVersion"]
-                for item in self._resources.list(kind, metadata_only=True)
-            }
-            for uid in set(known) - set(listed):
-                self._cache.drop(kind, uid)
-            self._listen(kind, listed)
+            self._compare(kind)
+        for kind in OPTIONAL:
+            if self._cache.versions(kind):
+                with suppress(NotFound, Denied):
+                    self._compare(kind)
+
+    def _compare(self, kind: Kind) -> None:
+        known = self._cache.versions(kind)
+        listed = {
+            item["metadata"]["uid"]: item["metadata"]["resourceVersion"]
+            for item in self._resources.list(kind, metadata_only=True)
+        }
+        for uid in set(known) - set(listed):
+            self._cache.drop(kind, uid)
+        self._listen(kind, listed)
 
     def _listen(self, kind: Kind, listed: dict[str, str]) -> None:
         """Find objects that changed before the last comparison and of which the watch has said nothing since."""

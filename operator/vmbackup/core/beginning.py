@@ -23,7 +23,7 @@ from vmbackup.core.rules import (
     maybe_frozen,
     vm_gone,
 )
-from vmbackup.core.steps import DrainStatistics, FreezeGuest, MakeDirectory
+from vmbackup.core.steps import DrainStatistics, FreezeGuest, MakeDirectory, MountDirectory
 from vmbackup.units import human_bytes
 
 FREEZE_LIMIT_SECONDS = 8.0
@@ -56,6 +56,11 @@ def not_made_words(view: View) -> str:
     return f"{view.run.location_path}/{view.run.partial_path} was made, but cannot be seen"
 
 
+def not_mounted_words(view: View) -> str:
+    directory = f"{view.run.location_path}/{view.run.partial_path}"
+    return f"{directory} was mounted into the launcher pod, but the mount cannot be seen"
+
+
 def not_drained_words(view: View) -> str:
     return f"VM {view.run.domain}: libvirt keeps the statistics of an earlier job, although they were read"
 
@@ -78,6 +83,11 @@ def too_little_space(view: View) -> bool:
 
 def no_directory(view: View) -> bool:
     return not view.store.partial
+
+
+def not_mounted(view: View) -> bool:
+    """Return whether libvirt is in a pod that does not see the working directory."""
+    return view.run.launcher is not None and not view.store.mounted
 
 
 def old_statistics(view: View) -> bool:
@@ -152,6 +162,10 @@ def _made(_: View) -> dict[str, object]:
     return {"made": True}
 
 
+def _mounted(_: View) -> dict[str, object]:
+    return {"mounted": True}
+
+
 def _intended(view: View) -> dict[str, object]:
     return {"freeze": Freeze.INTENDED, "frozen_at": view.now}
 
@@ -188,6 +202,9 @@ def beginning(then: Phase) -> Table:
             Rule("directory refused", failed(MakeDirectory), Fail(last_error(Reason.STORE_ERROR), Phase.DISCARDING)),
             Rule("directory not seen", in_vain(MakeDirectory, no_directory), Wait(1.0, not_made_words)),
             Rule("no directory", no_directory, Act(lambda _: MakeDirectory(), _made)),
+            Rule("mount refused", failed(MountDirectory), Fail(last_error(Reason.STORE_ERROR), Phase.DISCARDING)),
+            Rule("mount not seen", in_vain(MountDirectory, not_mounted), Wait(1.0, not_mounted_words)),
+            Rule("not mounted into the pod", not_mounted, Act(lambda _: MountDirectory(), _mounted)),
             Rule(
                 "too little space for overlays",
                 overlay_space_low,

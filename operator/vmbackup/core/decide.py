@@ -10,8 +10,10 @@ from vmbackup.core.beginning import FREEZE_LIMIT_SECONDS, required
 from vmbackup.core.facts import Facts
 from vmbackup.core.push import PUSH
 from vmbackup.core.rules import (
+    OUR_FILES_ONLY,
     Act,
     Move,
+    Retry,
     Rule,
     Table,
     View,
@@ -20,12 +22,14 @@ from vmbackup.core.rules import (
     done,
     failed,
     giving_up,
+    in_vain,
     maybe_frozen,
     needs_hypervisor,
+    resting,
     vm_gone,
 )
 from vmbackup.core.snapshot import SNAPSHOT
-from vmbackup.core.steps import ResumeGuest, ThawGuest
+from vmbackup.core.steps import ResumeGuest, ThawGuest, UnmountDirectory
 from vmbackup.units import human_seconds
 
 HYPERVISOR_AWAY_SECONDS = 1.0
@@ -116,6 +120,33 @@ def _resume_intended(view: View) -> dict[str, object]:
     return {"resume_tries": view.run.resume_tries + 1, "trouble": trouble}
 
 
+def _mounted(view: View) -> bool:
+    return view.store.mounted
+
+
+def _to_unmount(view: View) -> bool:
+    """Return whether the pod still sees the set, or may, and nobody writes to it any more."""
+    return view.run.phase in OUR_FILES_ONLY and (view.run.mounted or _mounted(view))
+
+
+def _unmounted(view: View) -> bool:
+    return _to_unmount(view) and done(UnmountDirectory)(view) and not _mounted(view)
+
+
+def _unmount_rests(view: View) -> bool:
+    return _to_unmount(view) and resting(view)
+
+
+def _unmount_refused(view: View) -> bool:
+    refused = failed(UnmountDirectory)(view) or in_vain(UnmountDirectory, _mounted)(view)
+    return _to_unmount(view) and refused
+
+
+def _still_mounted(view: View) -> str:
+    directory = f"{view.run.location_path}/{view.run.partial_path}"
+    return view.error or f"{directory} is still mounted into the launcher pod after it was unmounted"
+
+
 PRELUDE = (
     Rule(
         "cancelled",
@@ -148,6 +179,15 @@ PRELUDE = (
         _to_thaw,
         Act(lambda _: ThawGuest(), lambda view: {"thaw_tries": view.run.thaw_tries + 1}),
     ),
+    # A pod must not write to what is being verified, and no mount may be left behind, whatever the outcome.
+    Rule(
+        "unmounted",
+        _unmounted,
+        Write(lambda _: {"mounted": False, "tries": 0, "not_before": 0.0, "trouble": ""}),
+    ),
+    Rule("unmount rests", _unmount_rests, Wait(1.0)),
+    Rule("unmount refused", _unmount_refused, Retry(_still_mounted)),
+    Rule("shown to a pod", _to_unmount, Act(lambda _: UnmountDirectory())),
     Rule("stays paused", _no_more_resumes, Write(_stays_paused)),
     Rule("resumed in vain", _resumed_in_vain, Wait(RESUME_REST_SECONDS)),
     Rule("paused by an I/O error", _to_resume, Act(lambda _: ResumeGuest(), _resume_intended)),

@@ -98,6 +98,7 @@ class HostFacts:
     hypervisor_version: int
     may_use_monitor: bool = False
     confined_by_apparmor: bool = False
+    in_pod: bool = False  # a launcher pod: its files go with it
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class StoreFacts:
     reserve_bytes: int = 0
     partial: bool = False
     published: bool = False
+    mounted: bool = False  # into the launcher pod
     works: Mapping[str, Work] = field(default_factory=dict)
     open_images: frozenset[str] = frozenset()
     overlay_bytes: Mapping[str, int] = field(default_factory=dict)

@@ -43,6 +43,11 @@ def limit_obstacle(host: HostFacts, spec: VMBackupSpec) -> str:
 
 def snapshot_obstacle(host: HostFacts, chosen: Iterable[DiskFacts]) -> str:
     """Return why these disks cannot be backed up by snapshot and commit, empty when they can."""
+    if host.in_pod:
+        return (
+            "no snapshot is taken in a launcher pod, since an overlay does not survive it: the VM would start again "
+            "without what its guest has written meanwhile"
+        )
     shareable = [disk.target for disk in chosen if disk.shareable]
     if shareable:
         return f"disk {shareable[0]} is shareable, and libvirt takes no snapshot of a shareable disk; exclude it"
@@ -69,7 +74,8 @@ def choose(spec: VMBackupSpec, host: HostFacts, vm: str, chosen: Iterable[DiskFa
         return Method.PUSH, "asked for"
     if spec.method is Method.SNAPSHOT:
         if snapshot:
-            raise Refused(Reason.METHOD_UNSUPPORTED, f"VM {vm}: {snapshot}, or use method Push.")
+            advice = ". Use method Push." if host.in_pod else ", or use method Push."
+            raise Refused(Reason.METHOD_UNSUPPORTED, f"VM {vm}: {snapshot}{advice}")
         return Method.SNAPSHOT, "asked for"
     if not push and not limit:
         return Method.PUSH, f"{daemon} supports full push"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from vmbackup.api import names
 from vmbackup.api.conditions import Reason
-from vmbackup.api.journal import Run, RunDisk, SkippedDisk
+from vmbackup.api.journal import Launcher, Run, RunDisk, SkippedDisk
 from vmbackup.api.vmbackup import Method, VMBackupSpec
 from vmbackup.core.facts import DiskFacts, DomainFacts, HostFacts
 from vmbackup.core.method import choose, disk_obstacle, is_left_out, version
@@ -25,6 +25,7 @@ class Request:
     location_path: str
     overlay_directory: str
     started_at: float
+    launcher: Launcher | None = None
     attempt: int = 1
     min_free: str = "5%"
     stall_seconds: int = 300
@@ -49,6 +50,7 @@ def plan(request: Request, domain: DomainFacts, host: HostFacts, now: float) -> 
         domain=domain.name,
         domain_uuid=domain.uuid,
         vm=request.spec.source.name,
+        launcher=request.launcher,
         instance=domain.instance,
         paused=domain.state == "paused",
         spec=request.spec,
@@ -79,6 +81,7 @@ def plan_again(run: Run, domain: DomainFacts, host: HostFacts, now: float) -> Ru
         location_path=run.location_path,
         overlay_directory=run.overlay_directory,
         started_at=run.started_at,
+        launcher=run.launcher,
         attempt=run.attempt,
         min_free=run.min_free,
         stall_seconds=run.stall_seconds,
@@ -133,6 +136,12 @@ def _skip_reason(spec: VMBackupSpec, domain: DomainFacts, disk: DiskFacts) -> st
 
 
 def _check_vm(request: Request, domain: DomainFacts) -> None:
+    if domain.state == "absent" and request.launcher is not None:
+        raise Refused(
+            Reason.VM_NOT_FOUND,
+            f"VM {domain.name} is not in its launcher pod {request.launcher.pod_uid} on this node any more: the pod "
+            "was deleted or restarted, or the VM has moved to another node. Make a new VMBackup.",
+        )
     if domain.state == "absent":
         raise Refused(Reason.VM_NOT_FOUND, f"this node has no VM {request.spec.source.name}.")
     if not domain.alive:

@@ -35,9 +35,9 @@ GHOST_SECONDS = 5.0
 
 
 def targets(view: View) -> tuple[tuple[str, str], ...]:
-    """Return target and absolute path of every image, in disk order."""
+    """Return target and path of every image as libvirt sees it, in disk order."""
     run = view.run
-    return tuple((disk.target, f"{run.location_path}/{run.partial_path}/{disk.image}") for disk in run.disks)
+    return tuple((disk.target, f"{run.target_directory}/{disk.image}") for disk in run.disks)
 
 
 def job_runs(view: View) -> bool:

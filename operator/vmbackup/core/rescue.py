@@ -10,25 +10,27 @@ from collections.abc import Collection
 
 from vmbackup.api import names
 from vmbackup.api.conditions import Reason
-from vmbackup.api.journal import Failure, Freeze, Run, RunDisk
+from vmbackup.api.journal import Failure, Freeze, Launcher, Run, RunDisk
 from vmbackup.api.vmbackup import Method, Outcome, Phase, Source, VMBackupSpec
 from vmbackup.core.facts import DiskFacts, DomainFacts
 from vmbackup.core.plan import Request, set_path
 
 LOST = "lost-and-found"  # stands for a name that nobody knows any more
 NO_SET = f"{LOST}/{LOST}/{LOST}"
-_TARGET = re.compile(
-    r"(?P<location>/.+)/(?P<set>[^/]+/[^/]+)/\.(?P<name>[^/]+)\.(?P<uid>[0-9a-f-]{36})\.(?P<attempt>\d+)\.partial/[^/]+"
-)
+_PARTIAL = re.compile(r"\.(?P<name>[^/]+)\.(?P<uid>[0-9a-f-]{36})\.(?P<attempt>\d+)\.partial")
+_TARGET = re.compile(rf"(?P<location>/.+)/(?P<set>[^/]+/[^/]+)/{_PARTIAL.pattern}/[^/]+")
 
 
-def rescue(domain: DomainFacts, known: Collection[str], now: float) -> Run | None:
+def rescue(domain: DomainFacts, known: Collection[str], now: float, launcher: Launcher | None = None) -> Run | None:
     """Return a run that takes the VM home, None when nothing on it is ours or the journal knows of it.
 
-    known: UIDs of the runs in the journal. A VM that is off is left as it is: it boots on our overlay, then comes home.
+    known: UIDs of the runs in the journal. launcher: the VM's pod, if it is in one. A VM that is off is left as it is:
+    it boots on our overlay, then comes home.
     """
     if not domain.alive:
         return None
+    if launcher is not None:
+        return _from_pod(domain, known, now, launcher)
     return _from_overlays(domain, known, now) or _from_push(domain, known, now)
 
 
@@ -77,26 +79,47 @@ def _from_push(domain: DomainFacts, known: Collection[str], now: float) -> Run |
     match = next(iter(found)) if found else None
     if match is None or len({each and each.group("uid") for each in found}) != 1 or match["uid"] in known:
         return None
-    return _run(domain, match["uid"], int(match["attempt"]), now).model_copy(
-        update={
-            "method": Method.PUSH,
-            "phase": Phase.COPYING,
-            "location_path": match["location"],
-            "set_path": f"{match['set']}/{match['name']}",
-            "disks": tuple(
-                RunDisk(
-                    target=target,
-                    source="",
-                    source_kind="file",
-                    source_format="",
-                    virtual_bytes=0,
-                    image=posixpath.basename(path),
-                    image_format="qcow2",
-                )
-                for target, path in targets.items()
-            ),
-        }
+    return _pushed(domain, match, now).model_copy(
+        update={"location_path": match["location"], "set_path": f"{match['set']}/{match['name']}"}
     )
+
+
+def _from_pod(domain: DomainFacts, known: Collection[str], now: float, launcher: Launcher) -> Run | None:
+    """As `_from_push`; the pod does not know of which location the directory is that it sees."""
+    targets = domain.job.targets if domain.job else {}
+    directories = {posixpath.dirname(path) for path in targets.values()}
+    at, _, name = directories.pop().rpartition("/") if len(directories) == 1 else ("", "", "")
+    match = _PARTIAL.fullmatch(name)
+    if match is None or at != launcher.directory or match["uid"] in known:
+        return None
+    namespace, _, vm = domain.name.partition("_")
+    return _pushed(domain, match, now).model_copy(
+        update={"launcher": launcher, "mounted": True, "set_path": f"{namespace}/{vm}/{match['name']}"}
+    )
+
+
+def abandoned(domain: DomainFacts, uid: str, attempt: int, launcher: Launcher, now: float) -> Run:
+    """Return a run that takes an unfinished set from its pod and removes it: no job writes to it any more."""
+    changes = {"method": Method.PUSH, "phase": Phase.DISCARDING, "launcher": launcher, "mounted": True}
+    return _run(domain, uid, attempt, now).model_copy(update=changes)
+
+
+def _pushed(domain: DomainFacts, match: re.Match[str], now: float) -> Run:
+    targets = domain.job.targets if domain.job else {}
+    disks = tuple(
+        RunDisk(
+            target=target,
+            source="",
+            source_kind="file",
+            source_format="",
+            virtual_bytes=0,
+            image=posixpath.basename(path),
+            image_format="qcow2",
+        )
+        for target, path in targets.items()
+    )
+    run = _run(domain, match["uid"], int(match["attempt"]), now)
+    return run.model_copy(update={"method": Method.PUSH, "phase": Phase.COPYING, "disks": disks})
 
 
 def _overlay(disk: DiskFacts) -> tuple[str, int] | None:

@@ -4,36 +4,25 @@ A VM of another namespace looks exactly like one that is not there.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 
 from vmbackup.api.conditions import Reason
 from vmbackup.api.host import HostedVM, VMHost
-from vmbackup.api.vmbackup import VMBackup
+from vmbackup.api.vmbackup import SourceKind, VMBackup
+from vmbackup.api.vmi import VirtualMachineInstance
+from vmbackup.core.verdicts import Found, NotFound
+from vmbackup.core.vmis import find_vmi
+
+__all__ = ["Found", "Inventory", "NotFound", "VMIs"]
 
 
-@dataclass(frozen=True)
-class Found:
-    """One VM on one node."""
-
-    node: str
-    uuid: str
-    running: bool
-
-
-@dataclass(frozen=True)
-class NotFound:
-    """No VM that can be backed up. `final`: looking again will not help."""
-
-    reason: Reason
-    message: str
-    final: bool = False
+VMIs = Mapping[tuple[str, str], VirtualMachineInstance]  # by namespace and name
 
 
 class Inventory:
     """The VMs of all nodes by namespace and name."""
 
-    def __init__(self, hosts: Mapping[str, VMHost], live_nodes: Collection[str]) -> None:
-        self._live = frozenset(live_nodes)
+    def __init__(self, hosts: Mapping[str, VMHost], live_nodes: Collection[str], vmis: VMIs) -> None:
+        self._live, self._vmis = frozenset(live_nodes), vmis
         self._vms: dict[tuple[str, str], list[tuple[str, HostedVM]]] = {}
         for node in sorted(hosts):
             for vm in hosts[node].status.vms:
@@ -43,6 +32,8 @@ class Inventory:
     def find(self, backup: VMBackup) -> Found | NotFound:
         """Return the VM that the backup names, or why there is none."""
         source = backup.spec.source
+        if source.kind is SourceKind.VMI:
+            return find_vmi(self._vmis.get((backup.metadata.namespace, source.name)), source.name)
         known = self._vms.get((backup.metadata.namespace, source.name), ())
         seen = [(node, vm) for node, vm in known if source.node in (None, node)]
         if not seen:
@@ -56,7 +47,11 @@ class Inventory:
 
     def uuid(self, backup: VMBackup, node: str) -> str | None:
         """Return the UUID of a bound backup's VM, None when its node does not list it."""
-        vms = self._vms.get((backup.metadata.namespace, backup.spec.source.name), ())
+        key = (backup.metadata.namespace, backup.spec.source.name)
+        if backup.spec.source.kind is SourceKind.VMI:
+            vmi = self._vmis.get(key)
+            return vmi.metadata.uid if vmi else None
+        vms = self._vms.get(key, ())
         return next((vm.uuid for at, vm in vms if at == node), None)
 
     def _one_of(self, name: str, seen: list[tuple[str, HostedVM]]) -> Found | NotFound:

@@ -75,6 +75,16 @@ class MakeDirectory:
 
 
 @dataclass(frozen=True)
+class MountDirectory:
+    """Show the working directory to the VM's launcher pod, by a bind mount into its volume hotplug-disks."""
+
+
+@dataclass(frozen=True)
+class UnmountDirectory:
+    """Take the working directory from the launcher pod again; that it is not there is as good."""
+
+
+@dataclass(frozen=True)
 class StartCopy:
     """Copy the base of one disk into the set: a clone where the file system can, else a child process."""
 
@@ -124,5 +134,15 @@ HypervisorStep = (
     | Pivot
     | ResumeGuest
 )
-StoreStep = MakeDirectory | StartCopy | StopWorks | RemoveOverlay | StartVerification | Publish | Discard
+StoreStep = (
+    MakeDirectory
+    | MountDirectory
+    | UnmountDirectory
+    | StartCopy
+    | StopWorks
+    | RemoveOverlay
+    | StartVerification
+    | Publish
+    | Discard
+)
 Step = HypervisorStep | StoreStep

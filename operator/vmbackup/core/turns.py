@@ -12,7 +12,7 @@ from vmbackup.api.host import VMHost
 from vmbackup.api.location import NamespaceSelector, VMBackupLocation
 from vmbackup.api.vmbackup import VMBackup
 from vmbackup.core.kstatus import epoch
-from vmbackup.core.resolve import Found, Inventory, NotFound
+from vmbackup.core.resolve import Found, Inventory, NotFound, VMIs
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Scene:
     namespaces: Mapping[str, Mapping[str, str]]
     live_nodes: Collection[str]
     missing_since: Mapping[str, float] = field(default_factory=dict)
+    vmis: VMIs = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ MISSING = frozenset({Reason.WAITING_FOR_VM, Reason.LOCATION_NOT_FOUND, Reason.LO
 def plan_turns(scene: Scene, limits: Limits, now: float) -> list[Turn]:
     """Return what is to be done with every unfinished backup; those that run on live nodes need nothing."""
     under_way = [backup for backup in scene.backups if not backup.finished]
-    inventory = Inventory(scene.hosts, scene.live_nodes)
+    inventory = Inventory(scene.hosts, scene.live_nodes, scene.vmis)
     board = _Board(limits, inventory, scene)
     bound = [backup for backup in under_way if backup.status.node]
     for backup in bound:

@@ -19,6 +19,7 @@ class Health:
         self.ready = False
         self._heard: dict[str, tuple[float, float]] = {}
         self._silent: dict[str, int] = {}
+        self._current: dict[str, float] = {}
 
     def beat(self, part: str, limit_seconds: float) -> None:
         """Note that a part is alive; it must say so again within the limit."""
@@ -29,6 +30,17 @@ class Health:
         if objects:
             log.error("the watch of %s is silent: %d objects changed unheard", kind, objects)
         self._silent[kind] = objects
+        if not objects:
+            self.watch_speaks(kind)
+
+    def watch_speaks(self, kind: str) -> None:
+        """Note that nothing of a kind is missed at this moment."""
+        self._current[kind] = time.monotonic()
+
+    def watch_ages(self) -> dict[str, float]:
+        """Return by kind how many seconds ago its watch was last known to miss nothing."""
+        now = time.monotonic()
+        return {kind: now - at for kind, at in dict(self._current).items()}
 
     def problems(self) -> list[str]:
         now = time.monotonic()

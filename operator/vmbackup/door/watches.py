@@ -42,7 +42,7 @@ class Watches:
 
     on_end: called when kopf gives up; None: kopf is started again, for a process that has other work to bring home.
     served: whether the API server serves the kinds. kopf looks only once which kinds there are, so it is not started
-    before.
+    before. part: what the signs of life are called.
     """
 
     def __init__(
@@ -53,8 +53,9 @@ class Watches:
         *,
         on_end: Callable[[], None] | None = None,
         served: Callable[[], bool] = lambda: True,
+        part: str = "watch loop",
     ) -> None:
-        self._health = health
+        self._health, self._part = health, part
         self._served = served
         self._on_end = on_end
         self._settings = settings()
@@ -72,6 +73,7 @@ class Watches:
         group, version = kind.group_version
 
         async def hear(event: Any, **_: Any) -> None:
+            self._health.watch_speaks(kind.name)
             subscription.hear(event["object"], event["type"] == "DELETED")
 
         hear.__name__ = f"hear_{kind.plural}"
@@ -83,7 +85,7 @@ class Watches:
     def _run(self) -> None:
         while True:
             while not self._served():
-                self._health.beat("watch loop", WATCH_SECONDS)
+                self._health.beat(self._part, WATCH_SECONDS)
                 time.sleep(AGAIN_SECONDS)
             try:
                 asyncio.run(self._serve())
@@ -105,7 +107,7 @@ class Watches:
     async def _beat(self) -> None:
         """Show that the loop turns: a blocked listener would stop all watches."""
         while True:
-            self._health.beat("watch loop", WATCH_SECONDS)
+            self._health.beat(self._part, WATCH_SECONDS)
             await asyncio.sleep(BEAT_SECONDS)
 
 

@@ -11,6 +11,7 @@ import libvirt
 from vmbackup.api.conditions import Reason
 from vmbackup.errors import NotYet, VMBackupError
 from vmbackup.hypervisor.failures import attempt
+from vmbackup.hypervisor.pods import reach
 
 KEEPALIVE_SECONDS = 5
 KEEPALIVE_MISSES = 3
@@ -76,8 +77,8 @@ class _Opener(threading.Thread):
 
     def run(self) -> None:
         try:
-            with attempt(f"Connecting to {self._uri}"):
-                connection = libvirt.open(self._uri)
+            with attempt(f"Connecting to {self._uri}"), reach(self._uri) as uri:
+                connection = libvirt.open(uri)
                 connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_MISSES)
         except VMBackupError as error:
             self._error = error

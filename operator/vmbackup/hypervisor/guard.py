@@ -16,6 +16,9 @@ from contextlib import suppress
 
 import libvirt
 
+from vmbackup.errors import VMBackupError
+from vmbackup.hypervisor.pods import reach
+
 TRY_AGAIN_SECONDS = 0.5
 # Not longer: a new agent may by then have frozen the guest again, for its next attempt.
 TRYING_SECONDS = 5.0
@@ -55,12 +58,15 @@ def watch(words: int, limit_seconds: float, thaw: Callable[[], bool]) -> None:
 def _thaw(uri: str, domain_uuid: str) -> bool:
     """Try to thaw once; return whether there is nothing more to do."""
     try:
-        domain = libvirt.open(uri).lookupByUUIDString(domain_uuid)
+        with reach(uri) as real:
+            domain = libvirt.open(real).lookupByUUIDString(domain_uuid)
         if domain.isActive():
             domain.agentSetResponseTimeout(THAW_ANSWER_SECONDS, 0)
             domain.fsThaw()
     except libvirt.libvirtError as error:
         return bool(error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN)
+    except VMBackupError:
+        return False  # a pod without a daemon now
     return True
 
 

@@ -4,6 +4,7 @@ libvirt does not tell the pid, so it is looked for in /proc: libvirt starts ever
 """
 
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -13,8 +14,10 @@ STATE_FIELD, START_TIME_FIELD = 0, 19  # of /proc/<pid>/stat after the command's
 class Instances:
     """Finds QEMU processes; remembers what it found, so that /proc is searched once per start of a guest."""
 
-    def __init__(self, proc: Path = PROC) -> None:
+    def __init__(self, proc: Path = PROC, pids: Callable[[], Iterable[int]] | None = None) -> None:
+        """`pids`: the processes among which a QEMU may be; default: all that are visible."""
         self._proc = proc
+        self._pids = pids or self._every
         self._known: dict[str, tuple[int, int, str]] = {}  # UUID -> id in libvirt, pid, start time
         self._lock = threading.Lock()
 
@@ -41,12 +44,15 @@ class Instances:
         return f"{boot}.{pid}.{start_time}"
 
     def _find(self, uuid: str) -> tuple[int, str] | None:
-        for entry in self._proc.iterdir():
-            if entry.name.isdigit() and self._is_qemu_of(entry, uuid):
-                start_time = self._start_time(int(entry.name))
+        for pid in self._pids():
+            if self._is_qemu_of(self._proc / str(pid), uuid):
+                start_time = self._start_time(pid)
                 if start_time is not None:
-                    return int(entry.name), start_time
+                    return pid, start_time
         return None
+
+    def _every(self) -> Iterator[int]:
+        return (int(entry.name) for entry in self._proc.iterdir() if entry.name.isdigit())
 
     @staticmethod
     def _is_qemu_of(entry: Path, uuid: str) -> bool:

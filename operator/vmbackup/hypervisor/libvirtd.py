@@ -46,7 +46,7 @@ class KnownDomain(NamedTuple):
 class Libvirtd:
     """One libvirt daemon. Thread safe: meant for one worker thread per VM, which never waits for another's."""
 
-    def __init__(self, uri: str, *, may_use_monitor: bool = False) -> None:
+    def __init__(self, uri: str, *, may_use_monitor: bool = False, instances: Instances | None = None) -> None:
         """`may_use_monitor`: QEMU may be spoken to directly where libvirt lets no speed limit through.
 
         Nothing is opened before the first call.
@@ -54,7 +54,7 @@ class Libvirtd:
         self._uri = uri
         self._may_use_monitor = may_use_monitor
         self._connections = Connections(uri)
-        self._instances = Instances()
+        self._instances = instances or Instances()
         self._freezer = Freezer(uri)
 
     def host(self) -> HostFacts:

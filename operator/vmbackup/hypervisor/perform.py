@@ -47,19 +47,24 @@ def begin_push(domain: libvirt.virDomain, run: Run, step: BeginPush) -> None:
         _check_idle(domain, run, what)
         xml = backup_xml(read_live(domain).disks, dict(step.targets))
         try:
-            domain.backupBegin(xml, None, 0)
+            domain.backupBegin(xml, None, _flags(run))
         except libvirt.libvirtError as error:
             if NOT_SEEN in (error.get_error_message() or ""):
                 raise _not_seen(what, error) from error
             raise
 
 
+def _flags(run: Run) -> int:
+    """In a launcher pod the images are there already: its daemon may neither make nor own files outside of it."""
+    return int(libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL) if run.launcher is not None else 0
+
+
 def _not_seen(what: str, error: libvirt.libvirtError) -> Failed:
     return Failed(
         Reason.BACKUP_JOB_FAILED,
         f"{what}: libvirt says: {error.get_error_message()}. The directory of the location must exist where QEMU runs; "
-        "one that was mounted after the VM was started is seen only where / is a shared mount "
-        "(`mount --make-rshared /`), or after the VM's next start.",
+        "one that was mounted after the VM or its pod was started is seen only where / is a shared mount "
+        "(`mount --make-rshared /`), or after their next start.",
         heals=True,
     )
 
@@ -79,8 +84,7 @@ def abort_job(domain: libvirt.virDomain, run: Run) -> None:
 
 def is_ours(run: Run, targets: dict[str, str]) -> bool:
     """Tell whether a backup job writes to our attempt's directory: libvirt's jobs have no owner, their targets do."""
-    directory = posixpath.join(run.location_path, run.partial_path)
-    return all(posixpath.dirname(path) == directory for path in targets.values())
+    return all(posixpath.dirname(path) == run.target_directory for path in targets.values())
 
 
 def take_snapshot(domain: libvirt.virDomain, run: Run, step: TakeSnapshot) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import libvirt
 
-from vmbackup.errors import NotYet
+from vmbackup.errors import VMBackupError
 from vmbackup.hypervisor.connection import close, open_connection
 from vmbackup.hypervisor.failures import attempt
 
@@ -45,14 +45,18 @@ class Watch:
         self._thread.join(STOP_SECONDS)
 
     def _keep(self) -> None:
+        said = ""
         while not self._stopped:
             self._changed.clear()
             try:
                 connection = self._connect()
-            except NotYet as reason:
-                log.info("libvirt events: %s", reason.message)
+            except VMBackupError as reason:
+                if reason.message != said:  # a node may have no daemon of its own
+                    log.info("libvirt events: %s", reason.message)
+                said = reason.message
                 self._changed.wait(AGAIN_SECONDS)
                 continue
+            said = ""
             if not self._stopped:
                 self._changed.wait()
             with suppress(libvirt.libvirtError):

@@ -16,18 +16,21 @@ from vmbackup.core.ports import Wake
 from vmbackup.core.steps import (
     Discard,
     MakeDirectory,
+    MountDirectory,
     Publish,
     RemoveOverlay,
     StartCopy,
     StartVerification,
     StopWorks,
     StoreStep,
+    UnmountDirectory,
 )
 from vmbackup.errors import Failed, NotYet, VMBackupError
 from vmbackup.store.asking import Asker, Silent
 from vmbackup.store.clock import boot_id
 from vmbackup.store.copying import copy_disk
 from vmbackup.store.locks import is_open
+from vmbackup.store.mounts import Mounts
 from vmbackup.store.overlays import (
     make_overlay_directory,
     overlay_bytes,
@@ -37,7 +40,7 @@ from vmbackup.store.overlays import (
 )
 from vmbackup.store.paths import below, create_file, location_directory, open_file
 from vmbackup.store.publishing import Publisher, publish_set
-from vmbackup.store.sets import discard_leftovers, discard_set, is_ours, make_set
+from vmbackup.store.sets import NVRAM_BYTES_MAX, discard_leftovers, discard_set, is_ours, make_set, read_host_file
 from vmbackup.store.sources import open_chain, try_sources
 from vmbackup.store.space import read_only_words, reserve_bytes, words_of, writable
 from vmbackup.store.verifying import verify_image
@@ -54,7 +57,7 @@ class Directories:
     threads of their own. Making, publishing and discarding a set do wait for it; the VM is not touched then.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - called once
         self,
         *,
         domain_xml: Callable[[Run], str],
@@ -62,8 +65,15 @@ class Directories:
         node: str = "",
         image_roots: Sequence[str] = (),
         now: Callable[[], float] = time.time,
+        mounts: Mounts | None = None,
+        read_pod_file: Callable[[str, str, int], bytes] | None = None,
     ) -> None:
-        """Empty `image_roots` allow any path. `node` is for the manifest; its default is this host's name."""
+        """Empty `image_roots` allow any path. `node` is for the manifest; its default is this host's name.
+
+        `mounts`, `read_pod_file` (pod UID, path, most bytes): for VMs in launcher pods; without, there are none.
+        """
+        self._mounts = mounts or Mounts()
+        self._read_pod_file = read_pod_file
         self._domain_xml = domain_xml
         self._image_roots = tuple(image_roots)
         self._publisher = Publisher(node or os.uname().nodename, __version__, now)
@@ -75,6 +85,7 @@ class Directories:
             works=self._works.facts(run),
             overlay_bytes=overlay_bytes(run),
             overlay_free_bytes=overlay_free_bytes(run),
+            mounted=run.launcher is not None and self._mounts.has(run),
             written_at=written_at(run),
         )
         try:
@@ -113,6 +124,10 @@ class Directories:
         match step:
             case MakeDirectory():
                 self._make(run)
+            case MountDirectory():
+                self._mounts.add(run)
+            case UnmountDirectory():
+                self._mounts.remove(run)
             case StartCopy(target):
                 self._works.start(run, target, "copy", lambda task: self._copy(task, run, run.disk(target)))
             case StartVerification(target):
@@ -141,7 +156,14 @@ class Directories:
         domain_xml = self._domain_xml(run)
         with location_directory(run.location_path) as location:
             discard_leftovers(location, run)
-            make_set(location, run, domain_xml)
+            make_set(location, run, domain_xml, lambda path: self._read_file(run, path))
+
+    def _read_file(self, run: Run, path: str) -> bytes:
+        """Read a file that the VM's definition names, where it names it: on this host, or in the VM's pod."""
+        if run.launcher is None:
+            return read_host_file(path)
+        assert self._read_pod_file is not None, "who serves launcher pods gives a way to read in them"
+        return self._read_pod_file(run.launcher.pod_uid, path, NVRAM_BYTES_MAX)
 
     def _copy(self, task: Task, run: Run, disk: RunDisk) -> Result:
         with ExitStack() as opened:

@@ -23,7 +23,7 @@ def location_directory(path: str) -> Iterator[int]:
 
     Raises:
         NotYet: the path is missing: perhaps not mounted yet.
-        Refused: the path is not a directory, or has a link in it.
+        Refused: the path is not a directory, has a link in it, or is open to every user of the node.
         OSError: the file system is in trouble.
     """
     if not path.startswith("/"):
@@ -36,6 +36,7 @@ def location_directory(path: str) -> Iterator[int]:
             below = _enter_location(directory, name, walked, path)
             os.close(directory)
             directory = below
+            _check_writers(directory, walked, path)
         yield directory
     finally:
         os.close(directory)
@@ -60,6 +61,21 @@ def _enter_location(directory: int, name: str, walked: str, path: str) -> int:
                 f"{walked} is a link, and a location may have none; write the real path in the VMBackupLocation"
             ) from None
         raise _unusable(f"{walked} is not a directory; point the VMBackupLocation to one") from None
+
+
+def _check_writers(directory: int, walked: str, path: str) -> None:
+    """See that not every user of the node can put something else in the place of what we make.
+
+    We never follow a link, but libvirt opens a push target by its path: whoever can swap a directory on that path
+    leads the guest's data elsewhere. On the way a sticky directory will do: others' entries cannot be renamed there.
+    """
+    mode = os.fstat(directory).st_mode
+    safe = not mode & stat.S_IWOTH or (mode & stat.S_ISVTX and walked != path)
+    if not safe and not os.fstatvfs(directory).f_flag & os.ST_RDONLY:
+        raise _unusable(
+            f"{walked} can be written by every user of this node, who could lead a backup elsewhere; take that right "
+            f"away (chmod o-w {walked})"
+        )
 
 
 @contextmanager

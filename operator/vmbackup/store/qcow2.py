@@ -11,6 +11,7 @@ from dataclasses import dataclass
 _MAGIC = b"QFI\xfb"
 _FIXED = struct.Struct(">4sIQIIQ")  # magic, version, backing file offset and length, cluster bits, virtual size
 _FEATURES_AT, _HEADER_LENGTH_AT = 72, 100
+_HEADER_BYTES_MIN = 104  # of version 3; one of version 2 is shorter, but no image ends there
 _CORRUPT, _DATA_FILE = 1 << 1, 1 << 2
 _BACKING_FORMAT, _END = 0xE2792ACA, 0
 _READ_BYTES = 65536  # extensions and the backing file's name lie in the first cluster, early
@@ -32,7 +33,7 @@ def read_header(file: int) -> Header:
     Raises: ValueError: it is not a qcow2 image, or its header makes no sense.
     """
     block = os.pread(file, _READ_BYTES, 0)
-    if len(block) < _FEATURES_AT or not block.startswith(_MAGIC):
+    if len(block) < _HEADER_BYTES_MIN or not block.startswith(_MAGIC):
         raise ValueError("it does not begin as a qcow2 image does")
     _, version, name_at, name_bytes, _, virtual_bytes = _FIXED.unpack_from(block)
     if version not in (2, 3):
@@ -53,7 +54,10 @@ def _name(block: bytes, at: int, length: int) -> str:
         return ""
     if length > _NAME_BYTES_MAX or at + length > len(block):
         raise ValueError("its backing file's name is longer than qcow2 allows, or out of place")
-    return os.fsdecode(block[at : at + length])
+    name = block[at : at + length]
+    if b"\0" in name:
+        raise ValueError("its backing file's name holds a zero byte, so it names no file")
+    return os.fsdecode(name)
 
 
 def _extension(block: bytes, at: int, wanted: int) -> str:

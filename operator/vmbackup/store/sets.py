@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import stat
+import struct
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -14,8 +16,9 @@ from xml.etree import ElementTree as ET
 from vmbackup.api import names
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Run
-from vmbackup.errors import Failed
+from vmbackup.errors import Failed, VMBackupError
 from vmbackup.store.paths import below, enter, open_file, write_file
+from vmbackup.store.targets import make_targets
 from vmbackup.units import MIB, human_bytes
 
 OWNER_FILE = ".owner"
@@ -26,9 +29,10 @@ _DEPTH_MAX = 8
 _log = logging.getLogger(__name__)
 
 
-def make_set(location: int, run: Run, domain_xml: str) -> None:
+def make_set(location: int, run: Run, domain_xml: str, read_nvram: Callable[[str], bytes] | None = None) -> None:
     """Make the `.partial` directory with the VM's definition; one that an earlier crash left is taken up again.
 
+    `read_nvram`: see `read_host_file`.
     Raises: Failed: it exists and is not ours. OSError: the file system refused.
     """
     with below(location, run.partial_path, make=True) as partial:
@@ -36,7 +40,9 @@ def make_set(location: int, run: Run, domain_xml: str) -> None:
         if owner != run.uid and (owner or os.listdir(partial)):
             raise _foreign(run)
         write_file(partial, OWNER_FILE, run.uid.encode())
-        _keep_nvram(partial, run, domain_xml)
+        _keep_nvram(partial, run, domain_xml, read_nvram or read_host_file)
+        if run.launcher is not None:
+            make_targets(partial, run, run.launcher)
         write_file(partial, names.DOMAIN_FILE, domain_xml.encode())
         os.fsync(partial)
 
@@ -55,7 +61,8 @@ def owner_uid(directory: int) -> str:
     """Return the UID of the backup that a directory belongs to, empty when it says nothing."""
     with suppress(FileNotFoundError):
         return _read(directory, OWNER_FILE).decode("ascii", "replace").strip()
-    with suppress(FileNotFoundError, ValueError):
+    # What somebody else has put there may be nested deeper than Python goes.
+    with suppress(FileNotFoundError, ValueError, RecursionError):
         manifest = json.loads(_read(directory, names.MANIFEST_FILE))
         return str(manifest.get("backupUid", "")) if isinstance(manifest, dict) else ""
     return ""
@@ -127,21 +134,41 @@ def _read(directory: int, name: str) -> bytes:
         os.close(file)
 
 
-def _keep_nvram(partial: int, run: Run, domain_xml: str) -> None:
+def read_host_file(path: str) -> bytes:
+    """Return a regular file that libvirt of this host names. Raises: Failed: it is none. OSError."""
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(file, "rb") as stream:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > NVRAM_BYTES_MAX:
+            raise Failed(Reason.STORE_ERROR, f"it is no regular file, or has {human_bytes(status.st_size)}")
+        return stream.read(NVRAM_BYTES_MAX)
+
+
+def _keep_nvram(partial: int, run: Run, domain_xml: str, read_nvram: Callable[[str], bytes]) -> None:
     """Store the firmware's variables, so that a VM with UEFI boots after a restore. A VM boots without them, too."""
     path = _nvram_path(domain_xml)
     if not path:
         return
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(file, "rb") as stream:
-            status = os.fstat(file)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > NVRAM_BYTES_MAX:
-                _log.warning("VM %s: NVRAM %s of %s was not stored", run.domain, path, human_bytes(status.st_size))
-                return
-            write_file(partial, NVRAM_FILE, stream.read(NVRAM_BYTES_MAX))
-    except OSError as error:
-        _log.warning("VM %s: NVRAM %s was not stored: %s", run.domain, path, error.strerror)
+        content = read_nvram(path)
+    except (OSError, VMBackupError) as error:
+        _log.warning("VM %s: NVRAM %s was not stored: %s", run.domain, path, error)
+        return
+    if not _is_nvram(content):
+        _log.warning("VM %s: NVRAM %s was not stored: it holds no firmware variables", run.domain, path)
+        return
+    write_file(partial, NVRAM_FILE, content)
+
+
+def _is_nvram(content: bytes) -> bool:
+    """Return whether these are firmware variables: who writes a domain's XML must not get any file of the host.
+
+    Raw they begin with a volume's header (UEFI PI 3: EFI_FIRMWARE_VOLUME_HEADER); a qcow2 image stands alone.
+    """
+    if content.startswith(b"QFI\xfb") and len(content) >= 32:
+        backing_at, virtual_bytes = struct.unpack_from(">Q", content, 8)[0], struct.unpack_from(">Q", content, 24)[0]
+        return bool(backing_at == 0 and virtual_bytes <= NVRAM_BYTES_MAX)
+    return content[40:44] == b"_FVH"
 
 
 def _nvram_path(domain_xml: str) -> str:

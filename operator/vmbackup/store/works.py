@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,7 +46,9 @@ class Task:
         self._error = ""
 
     def start(self, body: Callable[["Task"], Result], ended: Wake) -> None:
-        self._thread = threading.Thread(target=self._run, args=(body, ended), name=self.name, daemon=True)
+        # In the context of the caller: what is logged says which backup it is about.
+        arguments = (self._run, body, ended)
+        self._thread = threading.Thread(target=copy_context().run, args=arguments, name=self.name, daemon=True)
         self._thread.start()
 
     def check(self) -> None:

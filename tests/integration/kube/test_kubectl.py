@@ -99,7 +99,7 @@ def test_get_all_does_not_show_ours(api: Any) -> None:
 def test_explain_tells_what_a_field_does(api: Any) -> None:
     text = " ".join(api.cluster.kubectl("explain", "vmb.spec.method").split())
     assert "ENUM: Auto Push Snapshot" in text
-    assert "Auto: Push where the libvirt daemon can (7.2.0 or newer), else Snapshot" in text
+    assert "Auto takes Push where the libvirt daemon can (7.2.0 or newer), else Snapshot" in text
 
 
 def undescribed(schema: dict[str, Any], path: str) -> list[str]:

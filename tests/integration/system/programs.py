@@ -14,6 +14,7 @@ from vmbackup.api import names
 
 SYSTEM_NAMESPACE = "vmbackup-system"
 END_SECONDS = 30
+ANY_METRICS_PORT = ("--metrics-address", "127.0.0.1:0")
 COMMAND = (sys.executable, "-m", "vmbackup")
 # A mount of the agent's own, gone with it: its locations may be read-only without a trace on this machine.
 READ_ONLY_MOUNT = ("unshare", "--mount", "--propagation", "slave", "sh", "-c")
@@ -83,7 +84,7 @@ class Node:
 
     def new_agent(self, name: str = "agent", *, state: Path | None = None, kubeconfig: Path | None = None) -> Program:
         """Return an agent of this node that does not run yet."""
-        flags = ["--node", self.name, "--state", str(state or self.state), "--probe-port", "0"]
+        flags = ["--node", self.name, "--state", str(state or self.state), "--probe-port", "0", *ANY_METRICS_PORT]
         command = (*COMMAND, "agent", "--namespace", SYSTEM_NAMESPACE, *flags)
         variables = {"KUBECONFIG": str(kubeconfig or self._kubeconfig), "LIBVIRT_DEFAULT_URI": self.host.uri}
         arguments = (*READ_ONLY_MOUNT, MOUNT_AND_EXEC, str(self.read_only), *command)
@@ -115,6 +116,7 @@ class Stage:
             "0",
             "--missing-seconds",
             "5",
+            *ANY_METRICS_PORT,
         ]
         self.controller = Program(command, directory / "controller.log", {"KUBECONFIG": str(kubeconfig)})
 

@@ -15,6 +15,8 @@ from fakes.waiting import eventually
 from vmbackup.agent import backups as module
 from vmbackup.agent.backups import Backups, Served
 from vmbackup.agent.claim import Claims
+from vmbackup.agent.measures import Measures
+from vmbackup.agent.pods import LauncherPods
 from vmbackup.agent.tidings import EventfulLedger
 from vmbackup.api import names
 from vmbackup.api.vmbackup import Executor, VMBackup
@@ -23,8 +25,10 @@ from vmbackup.cluster.events import Happening, Recorder
 from vmbackup.cluster.ledger import StatusLedger
 from vmbackup.cluster.resources import LOCATION, VMBACKUP, Resources
 from vmbackup.core.ports import Ports
+from vmbackup.hypervisor.launcher import Daemons
 from vmbackup.hypervisor.libvirtd import KnownDomain, Libvirtd
 from vmbackup.store.journal import NodeJournal
+from vmbackup.store.mounts import Mounts
 
 NODE = "n1"
 REST_SECONDS = 0.002
@@ -71,7 +75,7 @@ class Desk:
         self.domain = self.hypervisor.add(FakeDomain("team-a_web", disks=[FakeDisk("vda", "/images/vda.qcow2")]))
         self.happenings = Happenings()
         self.journal = NodeJournal(state)
-        self._overlays = state / "overlays"
+        self._state, self._overlays = state, state / "overlays"
         self._resources = Resources(cast(Client, self.server))
         self.sessions = 0
         self.location()
@@ -82,7 +86,8 @@ class Desk:
         executor = Executor(node=NODE, session=f"session-{self.sessions}")
         self.status_ledger = StatusLedger(self._resources, executor, interval_seconds=0.0, now=self.clock.now)
         self.status_ledger.__enter__()
-        self.ledger = EventfulLedger(self.status_ledger, cast(Recorder, self.happenings))
+        self.measures = Measures(NODE, self._state)
+        self.ledger = EventfulLedger(self.status_ledger, cast(Recorder, self.happenings), self.measures.notice)
         claims = Claims(
             self._resources,
             cast(Libvirtd, self.hypervisor),
@@ -93,7 +98,9 @@ class Desk:
             now=self.clock.now,
         )
         ports = Ports(self.hypervisor, self.store, self.journal, self.ledger, self.clock)
-        self.backups = Backups(ports, self.journal, self.ledger, claims)
+        pods = LauncherPods(self._resources, Daemons(cast(Libvirtd, self.hypervisor)), Mounts(), NODE)
+        self.backups = Backups(ports, self.journal, self.ledger, claims, pods)
+        self.measures.look_at(self.backups.busy, self.clock.now)
 
     def stop(self) -> None:
         self.status_ledger.__exit__(None, None, None)

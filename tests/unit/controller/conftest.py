@@ -11,6 +11,7 @@ from vmbackup.cluster.client import Client
 from vmbackup.cluster.events import Happening, Recorder
 from vmbackup.cluster.resources import LOCATION, VMBACKUP, VMHOST, Kind, Resources
 from vmbackup.controller.cache import WATCHED, Cache
+from vmbackup.controller.measures import Measures
 from vmbackup.controller.reconcile import Reconciler
 from vmbackup.core.turns import Limits
 
@@ -31,11 +32,17 @@ class Stage:
         self.resources = Resources(cast(Client, self.server))
         self.wakes = 0
         self.cache = Cache(self._wake)
+        self.measures = Measures(self.cache)
         self.happenings = Happenings()
         self.live = {"n1", "n2"}
         self.limits = Limits(per_node=2, grace_seconds=60)
         self.reconciler = Reconciler(
-            self.cache, self.resources, cast(Recorder, self.happenings), lambda: frozenset(self.live), self.limits
+            self.cache,
+            self.resources,
+            cast(Recorder, self.happenings),
+            lambda: frozenset(self.live),
+            self.limits,
+            self.measures,
         )
 
     def _wake(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from unit.core.scene import BASE, OTHER_UID, OVERLAY, T0, UID, UUID, a_disk, a_domain, on_overlay, spec
-from vmbackup.api.journal import Freeze, Run
+from vmbackup.api.journal import Freeze, Launcher, Run
 from vmbackup.api.vmbackup import Method, Outcome, Phase
 from vmbackup.core.facts import BackupJob, DomainFacts, Image
 from vmbackup.core.plan import Request
@@ -105,3 +105,41 @@ def test_rescue_of_a_backup_that_still_exists_goes_home_then_tries_again() -> No
     assert (run.phase, run.started_at, run.domain_uuid) == (Phase.COMMITTING, T0 - 60, UUID)
     pushed = adopted(found(pushing(f"{PARTIAL}/vda.qcow2")), replace(request, location_path="/moved"))
     assert f"{pushed.location_path}/{pushed.partial_path}" == PARTIAL
+
+
+# -- in a launcher pod ----------------------------------------------------------------------------------------------
+
+POD = Launcher(
+    pod_uid="3c7d2c50-0000-4000-8000-00000000000a",
+    directory="/run/kubevirt/hotplug-disks",
+    owner_uid=107,
+    owner_gid=107,
+)
+SHOWN = f"{POD.directory}/{PARTIAL.rpartition('/')[2]}"
+
+
+def test_push_job_in_a_pod_is_found_by_the_directory_that_the_pod_is_shown() -> None:
+    run = rescue(pushing(f"{SHOWN}/vda.qcow2", f"{SHOWN}/vdb.qcow2"), NOBODY, T0, POD)
+    assert run is not None
+    assert (run.uid, run.method, run.phase, run.attempt, run.launcher) == (UID, Method.PUSH, Phase.COPYING, 3, POD)
+    assert run.mounted, "it is unmounted on its way home"
+    assert run.target_directory == SHOWN
+    assert f"/backups/{run.partial_path}" == PARTIAL
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        (f"{PARTIAL}/vda.qcow2",),
+        ("/run/kubevirt/hotplug-disks/vda.qcow2",),
+        (f"{SHOWN}/vda.qcow2", "/elsewhere/vdb.qcow2"),
+        (f"{SHOWN}/deeper/vda.qcow2",),
+        (),
+    ],
+)
+def test_other_job_in_a_pod_is_left_alone(paths: tuple[str, ...]) -> None:
+    assert rescue(pushing(*paths), NOBODY, T0, POD) is None
+
+
+def test_job_in_a_pod_that_the_journal_knows_is_no_trace() -> None:
+    assert rescue(pushing(f"{SHOWN}/vda.qcow2"), {UID}, T0, POD) is None

@@ -107,12 +107,15 @@ def test_published_set_is_never_discarded(store: Directories, run: Run) -> None:
     assert (final_of(run) / "vda.img").exists()
 
 
+VARIABLES = bytes(40) + b"_FVH" + bytes(212)  # as UEFI's volumes begin
+
+
 def test_nvram_is_kept_with_the_set(run: Run, tmp_path: Path) -> None:
     nvram = tmp_path / "vars.fd"
-    nvram.write_bytes(b"variables")
+    nvram.write_bytes(VARIABLES)
     xml = f"<domain><os><nvram template='x'>{nvram}</nvram></os></domain>"
     Directories(domain_xml=lambda _run: xml, wake=lambda: None).perform(run, MakeDirectory())
-    assert (partial_of(run) / "nvram.fd").read_bytes() == b"variables"
+    assert (partial_of(run) / "nvram.fd").read_bytes() == VARIABLES
 
 
 @pytest.mark.parametrize("planted", ["link", "missing", "directory"])
