@@ -192,7 +192,7 @@ def test_location_mounted_after_the_guest_started_is_told_in_words(site: RealSit
     partial = site.location / run.partial_path
     site.daemon.run("mount", "-t", "tmpfs", "-o", "mode=777", "tmpfs", str(partial))
     try:
-        with pytest.raises(Failed, match="mounted after the VM was started") as raised:
+        with pytest.raises(Failed, match="mounted after the VM or its pod was started") as raised:
             site.hypervisor.perform(run, BeginPush(targets_of(run)))
         assert raised.value.reason == Reason.BACKUP_JOB_FAILED
         assert site.hypervisor.observe(run).job is None
