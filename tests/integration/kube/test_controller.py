@@ -317,7 +317,7 @@ def test_a_finished_backup_is_released_and_removed_by_its_ttl(scene: Scene) -> N
 
 def test_its_rights_sufficed_for_all_of_that(running: ControllerProcess) -> None:
     """After a restart, below, the API server forbids everything for a moment."""
-    assert "403" not in running.log
+    assert ": 403 " not in running.log
 
 
 def test_a_restart_of_the_api_server_is_survived(
