@@ -38,9 +38,12 @@ def installed(cluster: RealCluster) -> Iterator[Installation]:
     installation.helm_uninstall()
 
 
-@pytest.fixture(scope="module")
-def backups(installed: Installation) -> Backups:
-    return Backups(installed, TENANT, "local")
+@pytest.fixture
+def backups(installed: Installation) -> Iterator[Backups]:
+    """Backups to the location, over at the end of each test."""
+    backups = Backups(installed, TENANT, "local")
+    yield backups
+    backups.settle()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ RELEASE = "vmbackup-operator"
 NAMESPACE, AGENTS = "vmbackup-system", "vmbackup-agents"
 LOCATION = "/srv/vmbackup"
 WAIT_SECONDS = 120
+LAST_CHARACTERS = 12000
 CRDS = ("vmbackups.vmbackup.dev", "vmbackuplocations.vmbackup.dev", "vmhosts.vmbackup.dev")
 
 
@@ -87,12 +88,12 @@ class Installation:
 
     def last_words(self) -> str:
         """Return what pods and events say, for a failed test's message."""
-        said = [self.plane.kubectl("get", "pods,vmhosts,events", "-A", "-o", "wide")] if self._has_crds() else []
+        said = [self.plane.kubectl("get", "pods,vmhosts", "-A", "-o", "wide")] if self._has_crds() else []
         for namespace in (NAMESPACE, AGENTS):
             for pod in self.plane.kubectl("-n", namespace, "get", "pods", "-o", "name").split():
                 command = ["-n", namespace, "logs", pod, "--tail=30", "--ignore-errors"]
                 said.append(f"{pod}:\n{self.plane.kubectl(*command)}")
-        return "\n".join(said)
+        return "\n".join(said)[-LAST_CHARACTERS:]
 
     def _has_crds(self) -> bool:
         return "vmhosts.vmbackup.dev" in self.plane.kubectl("get", "crds", "-o", "name")

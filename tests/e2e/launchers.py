@@ -10,8 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import libvirt
-
+from e2e.pushed import Pushed
 from integration.system.backup import eventually
 from testbed import proof
 from testbed.containers import LAUNCHER
@@ -48,7 +47,7 @@ def install_vmi_kind(cluster: RealCluster) -> None:
     )
 
 
-class Launcher:
+class Launcher(Pushed):
     """One VirtualMachineInstance and its launcher pod on a node, with an idle VM that has one raw disk of data.
 
     Attributes: `name`, `domain` (libvirt's name), `pod` (its name), `pod_uid`, `session`.
@@ -94,22 +93,6 @@ class Launcher:
     def kill_daemon(self) -> None:
         """SIGKILL the daemon in the pod; the pod's shell starts another."""
         self.exec("sh", "-c", "kill -KILL $(pidof libvirtd)")
-
-    def hasten(self) -> None:
-        """Take the speed limit off the push job, once the daemon answers."""
-
-        def done() -> bool:
-            try:
-                connection = libvirt.open(self.uri)
-            except (libvirt.libvirtError, FileNotFoundError):
-                return False  # it is being started
-            try:
-                connection.lookupByName(self.domain).blockJobSetSpeed("vda", 0)
-            finally:
-                connection.close()
-            return True
-
-        eventually(done, f"the daemon of {self.pod} answers")
 
     def delete_pod(self) -> None:
         """Delete the pod, as an eviction does."""

@@ -7,6 +7,7 @@ from typing import Any
 import libvirt
 
 from e2e.installation import Installation
+from e2e.pushed import Pushed
 from integration.system.backup import Backup, eventually
 from testbed import proof
 from testbed.boot import boot_files
@@ -21,13 +22,13 @@ BACKUP_SECONDS = 180
 HELD_BYTES = 1 << 30  # of data, at least, so that a speed limit bites before QEMU has copied all of it
 
 
-class Machine:
+class Machine(Pushed):
     """A running VM of a node."""
 
     def __init__(self, node: Node, domain: str) -> None:
-        self.node, self.domain = node, domain
+        self.node, self.domain, self.uri = node, domain, node.host.uri
         self.namespace, _, self.name = domain.partition("_")
-        self.sources = proof.sources(node.host.uri, domain)  # as the node calls them
+        self.sources = proof.sources(self.uri, domain)  # as the node calls them
 
     def outside(self) -> dict[str, str]:
         """Return its disks as they are seen from outside the node."""
@@ -40,18 +41,10 @@ class Machine:
 
     def now(self) -> dict[str, str]:
         """Return what its disks are on at this moment, as the node calls it."""
-        return proof.sources(self.node.host.uri, self.domain)
-
-    def hasten(self) -> None:
-        """Take the speed limit off the push job on its first disk."""
-        connection = libvirt.open(self.node.host.uri)
-        try:
-            connection.lookupByName(self.domain).blockJobSetSpeed("vda", 0)
-        finally:
-            connection.close()
+        return proof.sources(self.uri, self.domain)
 
     def remove(self) -> None:
-        connection = libvirt.open(self.node.host.uri)
+        connection = libvirt.open(self.uri)
         try:
             found = connection.lookupByName(self.domain)
             found.destroy()
@@ -91,6 +84,7 @@ class Backups:
 
     def __init__(self, installation: Installation, namespace: str, location: str) -> None:
         self.installation, self.namespace, self.location = installation, namespace, location
+        self._asked: list[str] = []
 
     def ask(self, name: str, machine: Machine, **spec: Any) -> None:
         """Ask for a backup of a VM of the node's own daemon."""
@@ -102,6 +96,7 @@ class Backups:
         metadata = {"name": name, "namespace": self.namespace}
         body = {"source": source, "location": self.location, **spec}
         self.installation.plane.apply(head | {"metadata": metadata, "spec": body})
+        self._asked.append(name)
 
     def get(self, name: str) -> Backup:
         return Backup(
@@ -120,11 +115,35 @@ class Backups:
         eventually(copies, f"{name} is Copying", BACKUP_SECONDS)
         return found[-1]
 
-    def until_succeeded(self, name: str) -> Backup:
-        eventually(lambda: self.get(name).over, f"{name} is over", BACKUP_SECONDS)
+    def until_held(self, name: str, machine: Pushed) -> Backup:
+        """Return the push backup when the speed limit that it asks for is in force."""
+        eventually(lambda: machine.bandwidth() > 0 or self.get(name).over, f"{name} is held", BACKUP_SECONDS)
+        return self.until_copying(name)
+
+    def until_succeeded(self, name: str, hastened: Pushed | None = None) -> Backup:
+        """Return the backup when it has succeeded. `hastened`: the VM whose jobs are freed of their speed limit."""
+
+        def over() -> bool:
+            if hastened:
+                hastened.hasten()
+            return self.get(name).over
+
+        eventually(over, f"{name} is over", BACKUP_SECONDS)
         backup = self.get(name)
         assert backup.outcome == "Succeeded", f"{backup.status}\n{self.installation.last_words()}"
         return backup
+
+    def settle(self) -> None:
+        """Cancel what is not over yet and wait for its end: nobody uninstalls the operator under a backup."""
+        for name in self._asked:
+            if not self.get(name).over:
+                cancel = json.dumps({"spec": {"cancel": True}})
+                self.installation.plane.kubectl(
+                    "-n", self.namespace, "patch", "vmb", name, "--type=merge", "-p", cancel
+                )
+        for name in self._asked:
+            eventually(lambda name=name: self.get(name).over, f"{name} is over", BACKUP_SECONDS)
+        self._asked.clear()
 
     def read_set(self, backup: Backup, node: Node) -> proof.Set:
         """Return the published set, from the node that it was written on."""
@@ -135,7 +154,7 @@ def assert_identical(backup: proof.Set, machine: Machine) -> None:
     """The set of an idle VM is what its disks are, its digests hold, and the VM is home."""
     findings = [
         *proof.identical(backup, machine.outside()),
-        proof.home(machine.node.host.uri, machine.domain, machine.sources),
+        proof.home(machine.uri, machine.domain, machine.sources),
     ]
     if (backup.directory / "SHA256SUMS").exists():
         findings.append(proof.checksums(backup))
@@ -147,6 +166,6 @@ def assert_one_point_in_time(backup: proof.Set, machine: Machine, before: int) -
     findings = [
         proof.one_point_in_time(backup, before, machine.number()),
         proof.clean_file_system(backup, "vda"),
-        proof.home(machine.node.host.uri, machine.domain, machine.sources),
+        proof.home(machine.uri, machine.domain, machine.sources),
     ]
     assert all(finding.good for finding in findings), findings

@@ -53,13 +53,12 @@ def test_helm_test_passes(installed: Installation) -> None:
 
 def test_agents_pod_killed_in_mid_push(installed: Installation, backups: Backups, large: Machine, node: Node) -> None:
     backups.ask("db-killed-push", large, method="Push", maxBytesPerSecond="1Mi")
-    before = backups.until_copying("db-killed-push")
+    before = backups.until_held("db-killed-push", large)
     killed = installed.kill_agent(node.name)
     # QEMU goes on with the job meanwhile; the next agent finds it.
     eventually(lambda: backups.get("db-killed-push").session != before.session, "the next agent has taken it up")
     assert installed.agent_pod(node.name) != killed
-    large.hasten()
-    backup = backups.until_succeeded("db-killed-push")
+    backup = backups.until_succeeded("db-killed-push", hastened=large)
     assert backup.status["attempt"] == 1
     assert_identical(backups.read_set(backup, node), large)
 

@@ -58,18 +58,17 @@ def test_launchers_daemon_killed_in_mid_push(
     name = f"restart-{'session' if session else 'system'}"
     launcher = launchers(name, session=session, data_bytes=HELD_BYTES)
     backups.ask_for(name, source(launcher), maxBytesPerSecond="1Mi")
-    backups.until_copying(name)
+    backups.until_held(name, launcher)
     launcher.kill_daemon()
-    launcher.hasten()
-    launcher.assert_identical(backups.read_set(backups.until_succeeded(name), node))
+    launcher.assert_identical(backups.read_set(backups.until_succeeded(name, hastened=launcher), node))
 
 
 def test_pod_deleted_in_mid_push(
     installed: Installation, backups: Backups, launchers: Callable[..., Launcher], node: Node
 ) -> None:
     launcher = launchers("evicted", session=True, data_bytes=HELD_BYTES)
-    backups.ask_for("evicted", source(launcher), maxBytesPerSecond="1Mi", deadlineSeconds=60)
-    backups.until_copying("evicted")
+    backups.ask_for("evicted", source(launcher), maxBytesPerSecond="1Mi")
+    backups.until_held("evicted", launcher)
     launcher.delete_pod()
     launcher.set_status({"phase": "Failed", "nodeName": node.name, "activePods": {}})
     eventually(lambda: backups.get("evicted").over, "it is over", 120)

@@ -29,11 +29,11 @@ def test_agents_pod_killed_in_mid_push_and_the_next_one_goes_on(
 ) -> None:
     launcher = launchers("survivor", session=True, data_bytes=HELD_BYTES)
     backups.ask_for("survivor", {"kind": "VirtualMachineInstance", "name": launcher.name}, maxBytesPerSecond="1Mi")
-    backups.until_copying("survivor")
+    backups.until_held("survivor", launcher)
     killed = installed.kill_agent(node.name)
     mounted = f"{PODS}/{launcher.pod_uid}/volumes/kubernetes.io~empty-dir/hotplug-disks/."
     assert mounted in node.host.run("cat", "/proc/mounts"), "the pod still writes there"
     eventually(lambda: installed.agent_runs(node.name) and installed.agent_pod(node.name) != killed, "a new agent", 120)
-    launcher.hasten()
-    launcher.assert_identical(backups.read_set(backups.until_succeeded("survivor"), node))
+    backup = backups.until_succeeded("survivor", hastened=launcher)
+    launcher.assert_identical(backups.read_set(backup, node))
     assert not installed.plane.kubectl("-n", AGENTS, "get", "pods", "--ignore-not-found", killed)
