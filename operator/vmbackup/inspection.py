@@ -15,7 +15,7 @@ from rich.console import Console
 from vmbackup.api import names
 from vmbackup.api.journal import Freeze, Run
 from vmbackup.api.vmbackup import Outcome, Phase
-from vmbackup.core.facts import DomainFacts
+from vmbackup.core.facts import DiskFacts, DomainFacts
 from vmbackup.errors import VMBackupError
 from vmbackup.hypervisor.libvirtd import Libvirtd
 from vmbackup.store.journal import read_runs
@@ -101,12 +101,26 @@ def _traces(domain: DomainFacts, runs: tuple[Run, ...]) -> Iterator[Finding]:
                 f"disk {disk.target} is on {disk.source}, the overlay of a backup that the journal does not know",
                 "The agent merges it while the VM runs: start the VM, and the agent.",
             )
+        yield from _buried(domain, disk)
         if disk.job is not None and disk.job.kind != "backup" and not uid:
             yield Finding("stranger", domain.name, f"a {disk.job.kind} block job on disk {disk.target}", "Not ours.")
     paths = list(domain.job.targets.values()) if domain.job else []
     ours = any(f".{uid}." in path for uid in known for path in paths)
     if domain.job is not None and not ours:
         yield Finding("stranger", domain.name, f"a {domain.job.operation} job runs", "Not ours: backups wait for it.")
+
+
+def _buried(domain: DomainFacts, disk: DiskFacts) -> Iterator[Finding]:
+    """Tell of an overlay of ours below somebody else's layer: the backup is over, and no journal speaks of it."""
+    for layer in disk.backing:
+        if names.overlay_uid(posixpath.basename(layer.path)):
+            yield Finding(
+                "orphan",
+                domain.name,
+                f"disk {disk.target} is on {disk.source}, a layer of somebody else's above our overlay {layer.path}",
+                f"Keep all files. Merge that layer (virsh blockcommit {domain.name} {disk.target} --active --shallow "
+                "--pivot); then the agent takes the VM home by itself.",
+            )
 
 
 def main(console: Console, *, connect: str, state: Path, as_json: bool, locations: Sequence[Path] = ()) -> int:

@@ -29,13 +29,16 @@ CATCHES_MAX = 8
 FROZEN_MILLISECONDS_MAX = 10_000
 # Both disks copy at a few MiB in a second or two: long enough to be hit, short enough to be repeated.
 COPY_BYTES_PER_SECOND = "160Mi"
+SETTLE_SECONDS = 40.0  # an agent that tells an end tries again after at most 30 s
 LEAD_SECONDS = 45.0  # a controller that was started again waits 15 s for the Lease of the one before
 Body = dict[str, Any]
+FROZEN = ("Intended", "Frozen")
 # In these phases the moment that counts is when the intent is on disk and the act is about to be done, or being done.
 INTENDED: dict[str, Callable[[Body], object]] = {
     "Freezing": lambda record: record["freeze"] == "Intended",
     "Starting": lambda record: record["began"],
     "Snapshotting": lambda record: record["began"],
+    "Copying": lambda record: record["freeze"] not in FROZEN,  # the thaw belongs to the phase before
     "Committing": lambda record: any(disk["commits"] for disk in record["disks"]),
     "Pivoting": lambda record: any(disk["pivotInstance"] for disk in record["disks"]),
 }
@@ -93,28 +96,46 @@ class Cell:
         sets = self.stage.directory(location) / NAMESPACE / SHORT_NAME
         self._watch = Watch(self.stage.resources, NAMESPACE, self.name, (sets, self.machine.disks))
 
-    def catch(self, location: str = "", when: Callable[["Cell"], bool] | None = None, **spec: Any) -> None:
+    def catch(self, location: str = "", when: "Look | None" = None, once: "Look | None" = None, **spec: Any) -> None:
         """Apply a VMBackup and stop the agent in the cell's phase; one that was too fast is let go, and tried again.
 
-        A push job in Copying is held, so that the fault meets it. `when` looks once more, at the stopped agent.
+        A push job in Copying is held, so that the fault meets it. `once` is waited for in the phase, while the agent
+        still works; `when` looks once more, at the stopped agent.
         """
         for _ in range(CATCHES_MAX):
             self.begin(location, **spec)
-            if self._hold_in_phase() and (when is None or when(self)):
+            if self._hold_in_phase(once or _at_once) and (when is None or when(self)):
                 return
-            self.stage.agent.go_on()
-            self._let_go()
-            self.until_over()
-            assert self.body()["status"]["outcome"] == "Succeeded", self.all_that_is_known()
-            self._end_watch()
-            self.stage.mend(spoiled=False)
+            self._let_pass()
         raise AssertionError(f"phase {self.phase} was too short {CATCHES_MAX} times")
 
-    def _hold_in_phase(self) -> bool:
+    def catch_frozen(self) -> None:
+        """Apply a VMBackup and stop the agent when its guest is frozen and the point in time is still to come."""
+        for _ in range(CATCHES_MAX):
+            self.begin()
+            while self.record().get("freeze") != "Frozen" and not self._is_over():
+                time.sleep(0.001)
+            self.stage.agent.hold()
+            record = self.record()
+            if record.get("freeze") == "Frozen" and not record["began"]:
+                return
+            self._let_pass()
+        raise AssertionError(f"the guest was frozen too shortly {CATCHES_MAX} times")
+
+    def _let_pass(self) -> None:
+        """Let a backup that was not met in time come to its good end."""
+        self.stage.agent.go_on()
+        self._let_go()
+        self.until_over()
+        assert self.body()["status"]["outcome"] == "Succeeded", self.all_that_is_known()
+        self._end_watch()
+        self.stage.mend(spoiled=False)
+
+    def _hold_in_phase(self, once: "Look") -> bool:
         wanted = self.phase
         deadline = time.monotonic() + END_SECONDS
         held = False
-        while not self._in_phase(record := self.record()):
+        while not (self._in_phase(record := self.record()) and once(self)):
             if not held and (self.method, wanted, record.get("began")) == ("Push", "Copying", True):
                 held = self.machine.hold_push()
             if record.get("phase") in ("Discarding", "Done") or (not record and self._is_over()):
@@ -288,7 +309,8 @@ class Cell:
 
     def _settle(self, body: Body) -> None:
         """Wait for what comes shortly after the told end: the journal is emptied, the finalizer goes."""
-        assert patiently(lambda: not list((self.stage.state / "runs").glob("*.json")), 15), "the journal is not empty"
+        forgotten = patiently(lambda: not list((self.stage.state / "runs").glob("*.json")), SETTLE_SECONDS)
+        assert forgotten, f"the journal is not empty\n{self.all_that_is_known()}"
         assert patiently(lambda: not self._finalizers(), LEAD_SECONDS), f"the finalizer stays: {body['metadata']}"
         self._end_watch()
 
@@ -349,6 +371,9 @@ class Cell:
 
     def overlays(self) -> list[Path]:
         return sorted(self.machine.disks.glob(".vmbackup.*.overlay"))
+
+    def unfinished_images(self) -> list[Path]:
+        return list(self._top.rglob(".*.partial/vd*"))
 
     def has_said(self, pattern: str) -> bool:
         assert self._watch is not None
@@ -434,7 +459,17 @@ class Cell:
         return "\n----\n".join(try_to(part) for part in parts)
 
     def told(self) -> Body:
-        return asdict(self.result) if self.result else {}
+        """Return the result as it may be published: without the paths of this machine."""
+        if self.result is None:
+            return {}
+        return asdict(replace(self.result, said=self.result.said.replace(str(self.stage.place), "")))
 
     def close(self) -> None:
         self._end_watch()
+
+
+Look = Callable[[Cell], bool]
+
+
+def _at_once(_: Cell) -> bool:
+    return True

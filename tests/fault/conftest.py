@@ -20,7 +20,6 @@ from fault.rows import cells
 from fault.stage import Stage, keep
 
 WORDS = {fault: words for faults in FAULTS.values() for fault, words in faults.items()}
-_results: dict[str, dict[str, Any]] = {}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -76,7 +75,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     cell = getattr(item, "cell", None)
     if call.when == "call" and cell is not None:
         full = item.get_closest_marker("full") is not None
-        _results[f"{cell.method.lower()}-{cell.phase}-{cell.fault}"] = {
+        result = {
             "method": cell.method,
             "phase": cell.phase,
             "fault": cell.fault,
@@ -84,21 +83,21 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             "seconds": round(call.duration, 1),
             "tier": "full" if full else "fault",
             **cell.told(),
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
         }
+        if "VMBACKUP_FAULT_RESULTS" in os.environ:
+            write_down(Path(os.environ["VMBACKUP_FAULT_RESULTS"]), result)
     return report
 
 
-def pytest_sessionfinish() -> None:
-    """Put the cells of this run into the file; cells that were not run keep their last result."""
-    if not _results or "VMBACKUP_FAULT_RESULTS" not in os.environ:
-        return
-    when = time.strftime("%Y-%m-%d", time.gmtime())
-    fresh = {name: {**result, "date": when} for name, result in _results.items()}
-    with Path(os.environ["VMBACKUP_FAULT_RESULTS"]).open("a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # workers that end at the same time
+def write_down(results: Path, result: dict[str, Any]) -> None:
+    """Put a cell into the file at once; cells that are not run keep their last result."""
+    with results.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # two workers write
         file.seek(0)
         text = file.read()
         known = json.loads(text)["cells"] if text else {}
-        cells = {name: cell for name, cell in {**known, **fresh}.items() if cell["fault"] in WORDS}
+        known[f"{result['method'].lower()}-{result['phase']}-{result['fault']}"] = result
+        cells = {name: cell for name, cell in sorted(known.items()) if cell["fault"] in WORDS}
         file.truncate(0)
-        file.write(json.dumps({"faults": FAULTS, "cells": dict(sorted(cells.items()))}, indent=1) + "\n")
+        file.write(json.dumps({"faults": FAULTS, "cells": cells}, indent=1) + "\n")

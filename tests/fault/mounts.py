@@ -59,7 +59,7 @@ def fill(directory: Path, leave_bytes: int = 0) -> Path:
     ballast = directory / "ballast"
     space = os.statvfs(directory)
     wanted = space.f_bavail * space.f_frsize - leave_bytes
-    with ballast.open("wb") as file:
+    with ballast.open("wb", buffering=0) as file:  # what finds no room must not be left for close()
         while wanted >= 4096:
             try:
                 os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, wanted)
@@ -72,7 +72,6 @@ def fill(directory: Path, leave_bytes: int = 0) -> Path:
                 while True:
                     file.seek(0, os.SEEK_END)
                     file.write(bytes(4096))
-                    file.flush()
             except OSError:
                 pass
     return ballast

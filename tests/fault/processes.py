@@ -46,16 +46,9 @@ class Process(Program):
 
     def children(self, program: str) -> list[int]:
         """Return the PIDs of its children that run this program."""
-        found = []
-        for thread in Path(f"/proc/{self.pid}/task").iterdir():
-            for child in (thread / "children").read_text().split():
-                try:
-                    name = Path(f"/proc/{child}/comm").read_text().strip()
-                except OSError:
-                    continue
-                if name == program:
-                    found.append(int(child))
-        return found
+        threads = Path(f"/proc/{self.pid}/task").iterdir()
+        children = [child for thread in threads for child in _read(thread / "children").split()]
+        return [int(child) for child in children if _read(Path(f"/proc/{child}/comm")).strip() == program]
 
     def _states(self) -> list[str]:
         found = []
@@ -83,3 +76,11 @@ class Process(Program):
         except subprocess.TimeoutExpired:
             self.kill()
         self.start()
+
+
+def _read(path: Path) -> str:
+    """Return what a file of /proc says; nothing when its thread or process has just ended."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

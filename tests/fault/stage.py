@@ -232,7 +232,7 @@ class Stage:
         for path in sorted(top.rglob("*"), reverse=True):
             if path.is_file() and str(path) not in self.old_set and path.name != "foreign.txt":
                 path.unlink()
-            elif path.is_dir() and not any(path.iterdir()):
+            elif path.is_dir() and path != self.directory(SPARE) and not any(path.iterdir()):
                 path.rmdir()
 
     def logs(self, characters: int = 4000) -> str:

@@ -33,6 +33,7 @@ def clock(whole_stage: Stage) -> Iterator[Path]:
     yield offset
     whole_stage.agent.kill()
     whole_stage.agent = usual
+    usual.start()
 
 
 @column("clock-forward-1h", push=("Copying",), snapshot=("Copying", "Committing"))

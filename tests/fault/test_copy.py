@@ -19,7 +19,7 @@ def strike(cell: Cell, number: signal.Signals) -> None:
 
 @column("copy-killed", snapshot=("Copying",))
 def test_copy_is_killed(cell: Cell) -> None:
-    cell.catch(when=has_child)
+    cell.catch(when=has_child, once=has_child)
     strike(cell, signal.SIGKILL)
     cell.ends(says="signal 9", attempts=2)
 
@@ -34,7 +34,7 @@ def test_check_is_killed(cell: Cell) -> None:
 
 @column("copy-hangs", snapshot=("Copying",))
 def test_copy_hangs(cell: Cell) -> None:
-    cell.catch(when=has_child)
+    cell.catch(when=has_child, once=has_child)
     strike(cell, signal.SIGSTOP)
     cell.ends(says="has not moved", attempts=2)
 

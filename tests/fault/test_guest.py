@@ -35,7 +35,10 @@ def test_guest_agent_never_answers_but_must(cell: Cell) -> None:
 def test_guest_agent_dies_while_the_guest_is_frozen(cell: Cell) -> None:
     """It comes back by itself after some seconds, as a service does; the thaw is repeated until it is heard."""
     cell.machine.play_in_guest("die_when_frozen")
-    cell.begin()
+    # libvirt 9.0 that is told so while it starts a backup never takes note of the agent's end, nor of its return.
+    cell.catch_frozen()
+    cell.machine.until_agent_silent()
+    cell.stage.agent.go_on()
     cell.until_over()
     assert patiently(lambda: cell.machine.agent_answers() and not cell.machine.frozen(), 40), "still frozen"
     cell.fault_is_over()

@@ -20,9 +20,9 @@ class Watch:
         self.said: dict[str, None] = {}  # in the order in which it was said
         self.used_again: set[str] = set()
         self._resources, self._namespace, self._name = resources, namespace, name
-        self._directories = tuple(directories)
+        self._directories = {directory: _device(directory) for directory in directories}
         self._ended = threading.Event()
-        self._present: set[str] = set()
+        self._present: dict[Path, set[str]] = {directory: set() for directory in self._directories}
         self._gone: set[str] = set()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._thread.start()
@@ -47,14 +47,29 @@ class Watch:
                     continue
 
     def _look_at_names(self) -> None:
-        names = set(self._names())
-        self.used_again |= names & self._gone
-        self._gone |= self._present - names
-        self._present = names
-
-    def _names(self) -> Iterable[str]:
-        for directory in self._directories:
+        for directory, device in self._directories.items():
             try:
-                yield from (f"{path}" for path in directory.iterdir() if path.name.startswith("."))
+                names = _names(directory)
+                away = _device(directory) != device
             except OSError:
                 continue
+            if away:
+                continue  # a file system that is not mounted hides its names, it does not free them
+            self.used_again |= names & self._gone
+            self._gone |= self._present[directory] - names
+            self._present[directory] = names
+
+
+def _names(directory: Path) -> set[str]:
+    """Raises: OSError: the file system does not answer."""
+    try:
+        return {f"{path}" for path in directory.iterdir() if path.name.startswith(".")}
+    except FileNotFoundError:
+        return set()
+
+
+def _device(directory: Path) -> int:
+    """Return the file system that a directory is in, or will be."""
+    while not directory.exists():
+        directory = directory.parent
+    return directory.stat().st_dev

@@ -25,6 +25,7 @@ from vmbackup.core.rules import (
     in_vain,
     maybe_frozen,
     needs_hypervisor,
+    rest_seconds,
     resting,
     vm_gone,
 )
@@ -34,7 +35,7 @@ from vmbackup.units import human_seconds
 
 HYPERVISOR_AWAY_SECONDS = 1.0
 THAW_REST_SECONDS = 1.0
-RESUME_REST_SECONDS = 1.0
+RESUME_LOOK_SECONDS = 1.0
 RESUME_TRIES_MAX = 5
 # A freeze that was confirmed is undone with more patience than one of which nothing is known but that it failed.
 THAW_TRIES_MAX = {Freeze.INTENDED: 5, Freeze.FROZEN: 60}
@@ -111,13 +112,15 @@ def _stays_paused(view: View) -> dict[str, object]:
     return {"resume_tries": RESUME_TRIES_MAX + 1, "left": f"{view.run.left} {words}".strip()}
 
 
-def _resumed_in_vain(view: View) -> bool:
-    return _to_resume(view) and view.facts.last is not None and isinstance(view.facts.last.step, ResumeGuest)
+def _resume_rests(view: View) -> bool:
+    """Return whether the guest was told to go on shortly before: making room on its storage takes somebody a while."""
+    return _to_resume(view) and view.run.resume_tries > 0 and resting(view)
 
 
 def _resume_intended(view: View) -> dict[str, object]:
     trouble = f"VM {view.run.domain}: QEMU has paused the guest for an I/O error; it is told to go on"
-    return {"resume_tries": view.run.resume_tries + 1, "trouble": trouble}
+    tries = view.run.resume_tries
+    return {"resume_tries": tries + 1, "not_before": view.now + rest_seconds(tries), "trouble": trouble}
 
 
 def _mounted(view: View) -> bool:
@@ -188,8 +191,8 @@ PRELUDE = (
     Rule("unmount rests", _unmount_rests, Wait(1.0)),
     Rule("unmount refused", _unmount_refused, Retry(_still_mounted)),
     Rule("shown to a pod", _to_unmount, Act(lambda _: UnmountDirectory())),
+    Rule("resumed in vain", _resume_rests, Wait(RESUME_LOOK_SECONDS)),
     Rule("stays paused", _no_more_resumes, Write(_stays_paused)),
-    Rule("resumed in vain", _resumed_in_vain, Wait(RESUME_REST_SECONDS)),
     Rule("paused by an I/O error", _to_resume, Act(lambda _: ResumeGuest(), _resume_intended)),
 )
 

@@ -23,6 +23,7 @@ from vmbackup.core.rules import (
     failed,
     giving_up,
     last_error,
+    refused_by_the_dead,
     resting,
     stalled,
     tight,
@@ -200,6 +201,7 @@ PUSH: Table = {
     # The point in time. After a crash: the job is there, or its statistics are, or the attempt is void.
     Phase.STARTING: (
         Rule("the job runs", job_runs, Go(Phase.COPYING)),
+        Rule("refused, the VM is gone", refused_by_the_dead(BeginPush), Fail(GONE_BEFORE, Phase.DISCARDING)),
         Rule("refused", failed(BeginPush), Fail(last_error(Reason.BACKUP_JOB_FAILED), Phase.DISCARDING)),
         Rule("begun", done(BeginPush), Go(Phase.COPYING)),
         Rule("over already", over_already, Go(Phase.COPYING)),

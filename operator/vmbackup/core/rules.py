@@ -218,6 +218,14 @@ def vm_gone(view: View) -> bool:
     return not view.domain.alive or view.domain.instance != view.run.instance
 
 
+def refused_by_the_dead(kind: type[Step]) -> Test:
+    """Return a test for: the act was refused, and its QEMU is no more: what libvirt said of it is no lasting obstacle.
+
+    libvirt 9.0 answers a backup of a VM that is off with "operation not supported", as if it could never be done.
+    """
+    return lambda view: failed(kind)(view) and vm_gone(view)
+
+
 def stalled(view: View) -> bool:
     return view.facts.still_seconds > view.run.stall_seconds
 

@@ -28,6 +28,7 @@ from vmbackup.core.rules import (
     last_error,
     location_in_trouble,
     location_problem,
+    refused_by_the_dead,
     resting,
     tight,
     vm_gone,
@@ -78,6 +79,7 @@ SNAPSHOT: Table = {
     Phase.SNAPSHOTTING: (
         Rule("on our overlays", on_overlays, Go(Phase.COPYING)),
         Rule("some disk has left its base", some_left_base, Fail(INCOMPLETE, Phase.COMMITTING)),
+        Rule("refused, the VM is gone", refused_by_the_dead(TakeSnapshot), Fail(STOPPED, Phase.CLEANING)),
         Rule("refused", failed(TakeSnapshot), Fail(last_error(Reason.SNAPSHOT_FAILED), Phase.CLEANING)),
         Rule("interrupted", begun, Fail(INTERRUPTED, Phase.CLEANING)),
         Rule("giving up", giving_up, Go(Phase.CLEANING)),

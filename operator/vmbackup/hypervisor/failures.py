@@ -45,7 +45,7 @@ TABLE: dict[int, Row] = {
     libvirt.VIR_ERR_OPERATION_DENIED: Row(Refused, None, "The connection is read-only: use another URI."),
     libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED: Row(Failed, None, "The VM lacks a device that this needs."),
     libvirt.VIR_ERR_AGENT_UNRESPONSIVE: Row(
-        Failed, None, "See whether qemu-guest-agent runs in the guest.", heals=True
+        Failed, None, "See whether qemu-guest-agent runs in the guest; if it does, restart libvirtd.", heals=True
     ),
 }
 OTHER = Row(Failed, None, "See the log of libvirtd and of the VM.", heals=True)

@@ -27,9 +27,13 @@ NOBODY_THERE = (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_ARGUMENT_UNS
 
 @dataclass
 class _Frozen:
-    """One freeze, from the moment it was asked for to its thaw; a monotonic clock, in seconds."""
+    """One freeze, from the moment it was asked for to its thaw; a monotonic clock, in seconds.
+
+    `confirmed`: the guest agent has said that the guest is frozen.
+    """
 
     asked_at: float
+    confirmed: bool = False
     thawed: threading.Event = field(default_factory=threading.Event)
     milliseconds: int | None = None
 
@@ -76,6 +80,7 @@ class Freezer:
         if call.error is not None:
             self._thaw_after_error(run, frozen)
             raise call.error
+        frozen.confirmed = True
 
     def thaw(self, run: Run) -> int | None:
         """Thaw the guest and return how long it was frozen, in milliseconds; None when we did not freeze it.
@@ -87,7 +92,7 @@ class Freezer:
             frozen = self._last.get(run.domain_uuid)
         if frozen is not None and frozen.thawed.is_set():
             return frozen.milliseconds
-        self._thaw(run)
+        self._thaw(run, confirmed=run.freeze is Freeze.FROZEN or (frozen is not None and frozen.confirmed))
         if frozen is None:
             return None
         frozen.end()
@@ -97,7 +102,7 @@ class Freezer:
         remaining = limit_seconds - (time.monotonic() - frozen.asked_at)
         while not frozen.thawed.wait(max(0.0, remaining)):
             try:
-                self._thaw(run)
+                self._thaw(run, confirmed=frozen.confirmed)
                 frozen.end()
             except VMBackupError:
                 remaining = THAW_AGAIN_SECONDS
@@ -105,13 +110,13 @@ class Freezer:
 
     def _thaw_after_error(self, run: Run, frozen: _Frozen) -> None:
         try:
-            self._thaw(run)
+            self._thaw(run, confirmed=False)
         except VMBackupError:
             return  # the watchdog tries again at the limit
         frozen.end()
         frozen.milliseconds = None
 
-    def _thaw(self, run: Run) -> None:
+    def _thaw(self, run: Run, *, confirmed: bool) -> None:
         with fresh_connection(self._uri) as connection, attempt(f"VM {run.domain}: thawing", Reason.FREEZE_FAILED):
             try:
                 domain = connection.lookupByUUIDString(run.domain_uuid)
@@ -122,7 +127,7 @@ class Freezer:
             except libvirt.libvirtError as error:
                 if is_code(error, libvirt.VIR_ERR_NO_DOMAIN) or is_not_running(error):
                     return
-                if is_code(error, *NOBODY_THERE) and run.freeze is not Freeze.FROZEN and not _agent_connected(domain):
+                if is_code(error, *NOBODY_THERE) and not confirmed and not _agent_connected(domain):
                     return  # with nobody there to freeze, nothing is frozen
                 raise
 

@@ -32,11 +32,15 @@ class Stopped(Exception):  # noqa: N818 - not an error: it was asked for
 
 
 class Task:
-    """One work. The body runs in the task's own thread and looks at `check` between its pieces."""
+    """One work. The body runs in the task's own thread and looks at `check` between its pieces.
 
-    def __init__(self, kind: Literal["copy", "verify"], name: str) -> None:
+    place: where it works, for errors that name no file.
+    """
+
+    def __init__(self, kind: Literal["copy", "verify"], name: str, place: str) -> None:
         self.kind = kind
         self.name = name
+        self._place = place
         self.bytes_done = 0
         self.process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
@@ -100,7 +104,7 @@ class Task:
         except VMBackupError as error:
             self._error = error.message
         except OSError as error:
-            self._error = f"{error.strerror or error!r}"
+            self._error = f"{self._place}: {error.strerror or repr(error)}"
         except Exception as error:
             _log.exception("%s ended by a fault of ours", self.name)
             self._error = f"{self.name}: {error!r}"
@@ -125,7 +129,7 @@ class Works:
                 if old.kind == kind:
                     return
                 raise Failed(Reason.STORE_ERROR, f"VM {run.domain}, disk {target}: a {old.kind} runs already")
-            task = self._tasks[key] = Task(kind, f"{kind} {run.key} {target}")
+            task = self._tasks[key] = Task(kind, f"{kind} {run.key} {target}", run.location_path)
             task.start(body, self._wake)
 
     def facts(self, run: Run) -> dict[str, Work]:

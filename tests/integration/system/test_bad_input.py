@@ -53,7 +53,7 @@ def test_location_that_allows_by_label(tenant: Tenant) -> None:
     tenant.until_succeeded()
 
 
-@pytest.mark.parametrize("trouble", ["missing", "a file", "a link", "a link on the way", "read-only"])
+@pytest.mark.parametrize("trouble", ["a file", "a link", "a link on the way", "read-only"])
 def test_location_path_that_cannot_be_used(tenant: Tenant, trouble: str) -> None:
     domain = tenant.vm()
     path = unusable_path(tenant, trouble)
@@ -66,6 +66,18 @@ def test_location_path_that_cannot_be_used(tenant: Tenant, trouble: str) -> None
     assert str(named) in backup.message
     assert str(named) in tenant.until_location(name, "False")["message"]
     assert not any((tenant.directory / "elsewhere").iterdir())
+
+
+def test_location_path_that_is_missing_is_waited_for(tenant: Tenant) -> None:
+    """It may be a file system that is not mounted yet."""
+    tenant.vm()
+    path = tenant.directory / "late"
+    name = tenant.make_location(f"{tenant.location}-late", path)
+    tenant.back_up(location=name)
+    waiting = tenant.until(lambda backup: str(path) in backup.message)
+    assert waiting.reason == "LocationNotReady"
+    path.mkdir()
+    tenant.until_succeeded()
 
 
 def unusable_path(tenant: Tenant, trouble: str) -> Path:

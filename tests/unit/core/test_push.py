@@ -99,6 +99,8 @@ def test_own_job_is_known_though_the_daemon_forgets_disks_that_are_done() -> Non
         (a_domain(), did(BeginPush(())), {}, "Copying"),
         (a_domain(completed=WELL), None, {}, "Copying"),
         (a_domain(), did(BeginPush(()), said_no()), {}, "Discarding HypervisorError"),
+        (a_domain(state="off"), did(BeginPush(()), said_no()), {}, "Discarding SourceLost"),
+        (a_domain(instance=REBORN), did(BeginPush(()), said_no()), {}, "Discarding SourceLost"),
         (a_domain(), None, {}, "Discarding Interrupted"),
         (a_domain(job=THEIRS), None, {}, "Discarding Interrupted"),
         (a_domain(state="off"), None, {"began": False}, "Discarding SourceLost"),
@@ -109,6 +111,13 @@ def test_start_that_was_interrupted_is_judged_by_what_is_seen(
     domain: DomainFacts, last: LastAct | None, changes: dict[str, Any], where: str
 ) -> None:
     assert end(decided(Phase.STARTING, domain, last, **changes)) == where
+
+
+def test_vm_that_dies_as_its_backup_is_begun_gets_another_attempt() -> None:
+    """libvirt 9.0 says "not supported" of a VM that is off: an error of its own that does not heal."""
+    failure = decided(Phase.STARTING, a_domain(state="off"), did(BeginPush(()), said_no())).run.failure
+    assert failure
+    assert failure.heals
 
 
 def test_start_is_written_down_with_the_point_in_time() -> None:

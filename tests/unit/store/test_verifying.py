@@ -62,7 +62,7 @@ def test_raw_disk_that_ends_within_a_sector_is_whole(store: Directories, run: Ru
 
 def test_missing_image_fails(store: Directories, run: Run, image: Path) -> None:
     image.unlink()
-    assert "No such file or directory" in verify_error(store, run)
+    assert f"{run.location_path}: No such file or directory" in verify_error(store, run)
 
 
 def test_image_that_cannot_be_read_fails(
