@@ -33,6 +33,12 @@ from vmbackup.core.steps import AbortJob, BeginPush, LimitSpeed
 from vmbackup.units import human_bytes, human_seconds
 
 GHOST_SECONDS = 5.0
+# QEMU fails a guest's write whose old data it cannot copy first, and libvirt has no switch for it (decision 0016).
+IO_ERRORS = ("Input/output error", "Read-only file system")
+GUEST_WRITES = (
+    "Before that, QEMU may have failed writes of the guest whose old data it could not copy first: look into the "
+    "guest's log. A guest whose disks have error_policy='stop' is paused and resumed instead."
+)
 
 
 def targets(view: View) -> tuple[tuple[str, str], ...]:
@@ -168,7 +174,8 @@ def _ghost(view: View) -> str:
 
 def _job_error(view: View) -> str:
     error = view.domain.completed.error if view.domain.completed else ""
-    return f"VM {view.run.domain}: libvirt's backup job failed: {error or 'no reason given, QEMU may have ended'}"
+    words = f"VM {view.run.domain}: libvirt's backup job failed: {error or 'no reason given, QEMU may have ended'}"
+    return f"{words}. {GUEST_WRITES}" if any(each in error for each in IO_ERRORS) else words
 
 
 def _hidden(view: View) -> str:

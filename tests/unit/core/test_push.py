@@ -148,6 +148,15 @@ def test_job_without_work_behind_it_is_told_from_one_that_is_just_beginning(
     assert end(decided(Phase.COPYING, a_domain(disk, job=GHOST), still=still)) == where
 
 
+@pytest.mark.parametrize(("error", "told"), [("Input/output error", True), ("No space left on device", False)])
+def test_job_that_fails_with_its_target_says_that_writes_of_the_guest_may_have_failed(error: str, told: bool) -> None:
+    """A full target pauses the guest, which is resumed; any other error reaches it, unless its disks stop at errors."""
+    move = decided(Phase.COPYING, a_domain(completed=CompletedJob("backup", False, error)))
+    assert move.run.failure is not None
+    assert error in move.run.failure.message
+    assert ("writes of the guest" in move.run.failure.message) is told
+
+
 def test_limit_is_asked_for_once_and_only_while_the_job_runs() -> None:
     wish = {"spec": {"maxBytesPerSecond": "10Mi"}}
     assert decided(Phase.COPYING, a_domain(job=OURS), **wish).step == LimitSpeed(("vda",), 10 * 1024**2)
