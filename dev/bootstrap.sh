@@ -8,7 +8,7 @@ UV_VERSION=0.13.9 # installed where PATH has no uv of this minor version or a la
 GO_OLDEST=1.21    # the oldest that can fetch the Go that dev/kubernetes/go.mod asks for
 PACKAGES="ca-certificates gcc libc6-dev pkg-config python3-dev python3-venv openssl util-linux e2fsprogs mount
 libvirt-daemon-system libvirt-clients libvirt-dev qemu-system-x86 qemu-utils etcd-server busybox-static mmdebstrap
-nbdkit libnbd-bin virtnbdbackup xfsprogs"
+nbdkit libnbd-bin virtnbdbackup xfsprogs restic"
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/vmbackup-operator"
 
 say() { echo "bootstrap: $*"; }

@@ -56,6 +56,11 @@ class Verify(StrEnum):
     CHECKSUM = "Checksum"
 
 
+class DeletionPolicy(StrEnum):
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
 class Source(Document):
     """The VM to back up. It belongs to the namespace of the VMBackup."""
 
@@ -105,16 +110,9 @@ class OverlayLimits(Document):
     max_seconds: int = Field(default=1800, ge=10, le=86400, description="Time that the VM may spend on overlays.")
 
 
-class VMBackupSpec(Document):
-    """What to back up, where to and how. Immutable but for `cancel`."""
+class BackupSettings(Document):
+    """Where to and how: what a VMBackup and the template of a schedule have in common."""
 
-    model_config = ConfigDict(
-        json_schema_extra=frozen_except(
-            "cancel", message="{} cannot be changed once the VMBackup exists: make a new VMBackup."
-        )
-    )
-
-    source: Source
     location: str = Field(
         min_length=1,
         max_length=253,
@@ -157,16 +155,40 @@ class VMBackupSpec(Document):
         description="Time for the whole backup, from its start on the node. Then it stops and the VM is taken home.",
     )
     overlay: OverlayLimits = Field(default_factory=OverlayLimits)
-    cancel: bool = Field(
-        default=False,
-        description="Set to true to stop the backup and take the VM home. The only field that may change.",
-        json_schema_extra=rule("self || !oldSelf", "cancel cannot be taken back: make a new VMBackup."),
+    deletion_policy: DeletionPolicy = Field(
+        default=DeletionPolicy.RETAIN,
+        description=(
+            "What becomes of the set when this resource is deleted. Retain: it stays in the location. Delete: it is "
+            "removed, as soon as the location can be reached. May be changed at any time."
+        ),
     )
     ttl_seconds_after_finished: int | None = Field(
-        default=None, ge=0, le=315360000, description="Remove this resource so long after its end. The set stays."
+        default=None,
+        ge=0,
+        le=315360000,
+        description="Remove this resource so long after its end. What becomes of the set says deletionPolicy.",
     )
 
     @property
     def limit_bytes_per_second(self) -> int:
         """Return the speed limit in bytes per second, 0 for none."""
         return parse_bytes(self.max_bytes_per_second) if self.max_bytes_per_second else 0
+
+
+class VMBackupSpec(BackupSettings):
+    """What to back up, where to and how. Immutable but for `cancel` and `deletionPolicy`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=frozen_except(
+            "cancel",
+            "deletionPolicy",
+            message="{} cannot be changed once the VMBackup exists: make a new VMBackup.",
+        )
+    )
+
+    source: Source
+    cancel: bool = Field(
+        default=False,
+        description="Set to true to stop the backup and take the VM home. It cannot be taken back.",
+        json_schema_extra=rule("self || !oldSelf", "cancel cannot be taken back: make a new VMBackup."),
+    )

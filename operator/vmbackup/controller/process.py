@@ -18,7 +18,12 @@ from vmbackup.cluster.lease import USUAL_TERMS, Election, Terms
 from vmbackup.cluster.resources import VMHOST, Kind, Resources
 from vmbackup.controller.cache import WATCHED, Cache
 from vmbackup.controller.reconcile import Reconciler
+from vmbackup.controller.restores import Restores
+from vmbackup.controller.schedules import Schedules
+from vmbackup.controller.set_removals import SetRemovals
 from vmbackup.controller.survey import Survey
+from vmbackup.controller.writer import Writer
+from vmbackup.core.set_removal import Patience
 from vmbackup.core.turns import Limits
 from vmbackup.door.health import LOOP_SECONDS, Health, serve
 from vmbackup.door.logs import log_to_stderr
@@ -70,6 +75,11 @@ class Controller:
         subscriptions = [Subscription(kind, partial(self._hear, kind)) for kind in WATCHED]
         self._watches = Watches(kubeconfig, subscriptions, self.health, on_end=lambda: self.stop(1))
         self._reconciler = Reconciler(cache, resources, self._recorder, self._survey.live_nodes, limits)
+        writer = Writer(cache, resources, self._recorder)
+        self._schedules = Schedules(writer)
+        self._restores = Restores(writer, self._survey.live_nodes, limits)
+        patience = Patience(limits.removal_seconds, limits.abandon_seconds)
+        self._set_removals = SetRemovals(writer, self._survey.live_nodes, patience)
 
     def stop(self, code: int) -> None:
         """End the process soon, with this exit code."""
@@ -123,6 +133,9 @@ class Controller:
         began = time.monotonic()
         try:
             self._reconciler.reconcile(time.time())
+            self._set_removals.reconcile(time.time())
+            self._schedules.reconcile(time.time())
+            self._restores.reconcile(time.time())
         except APIServerAway as away:
             log.warning("%s", away)
             self._stopping.wait(AWAY_SECONDS)
