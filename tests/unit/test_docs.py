@@ -15,7 +15,6 @@ from unit.documents import ROOT, anchors, commands, fences, prose, sections, spa
 from vmbackup import cli
 from vmbackup.api import crd, names
 from vmbackup.api.conditions import ConditionType, Reason
-from vmbackup.api.location import VMBackupLocation
 from vmbackup.api.vmbackup import Outcome, Phase, VMBackup
 from vmbackup.core import steps
 from vmbackup.core.decide import TABLES
@@ -24,7 +23,7 @@ PACKAGE = ROOT / "operator" / "vmbackup"
 README = ROOT / "README.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "dev/README.md"])
 SUFFIXES = (".py", ".md", ".yaml", ".svg", ".toml", ".txt", ".sh", ".in")
-MODELS = {"VMBackup": VMBackup.parse, "VMBackupLocation": VMBackupLocation.model_validate}
+MODELS = {resource.model.__name__: resource.model.model_validate for resource in crd.RESOURCES}
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
@@ -84,7 +83,7 @@ def test_the_commands_are_found_at_all() -> None:
 def test_option_that_is_named_exists(document: Path) -> None:
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        for command in ("run", "watch", "controller", "agent", "inspect", "crd"):
+        for command in ("run", "watch", "controller", "agent", "inspect", "crd", "catalog", "import"):
             with contextlib.suppress(SystemExit):
                 cli._parser().parse_args([command, "--help"])
     others = {"--require-hashes"}  # pip's
