@@ -17,6 +17,7 @@ from vmbackup.cluster.errors import NotFound
 from vmbackup.cluster.resources import LOCATION, NAMESPACE, VMBACKUP, VMRESTORE, Resources
 from vmbackup.core import ownership
 from vmbackup.core.facts import DomainFacts
+from vmbackup.core.imported import set_uid
 from vmbackup.core.kstatus import rfc3339
 from vmbackup.core.restore_plan import RestoreRequest, SetFacts, choose_set, plan_restore
 from vmbackup.core.turns import allowed
@@ -88,7 +89,7 @@ class RestoreClaims:
                 return location, choose_set(sets, source.set.at_or_before, source.set.vm)
             backup = self._backup(source.backup or "", namespace)
             location = self._location(backup.spec.location, namespace)
-            found = find_by_uid(location.spec.directory.path, namespace, backup.metadata.uid)
+            found = find_by_uid(location.spec.directory.path, namespace, set_uid(backup))
         except OSError as error:
             raise NotYet(Reason.LOCATION_NOT_READY, f"the location cannot be read: {error.strerror}") from error
         if found is None:

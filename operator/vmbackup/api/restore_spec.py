@@ -134,16 +134,9 @@ class Instant(Document):
     )
 
 
-class Proof(Document):
-    """Proves the set and leaves nothing but the result: by booting an isolated copy, or by reading it again."""
+class BootProof(Document):
+    """How a copy is booted for a proof, and what counts as a sign of life."""
 
-    kind: Literal["Boot", "Scrub"] = Field(
-        default="Boot",
-        description=(
-            "Boot: a copy without network is booted on overlays over the set. Scrub: the set is read and checked again "
-            "as far as verify says, nothing is booted."
-        ),
-    )
     boot_seconds: int = Field(
         default=300, ge=5, le=3600, description="How long a heartbeat is waited for before the proof has failed."
     )
@@ -159,6 +152,18 @@ class Proof(Document):
         ge=1,
         le=3600,
         description="Without agent and pattern: the guest must still run after so long and have read from its disk.",
+    )
+
+
+class Proof(BootProof):
+    """Proves the set and leaves nothing but the result: by booting an isolated copy, or by reading it again."""
+
+    kind: Literal["Boot", "Scrub"] = Field(
+        default="Boot",
+        description=(
+            "Boot: a copy without network is booted on overlays over the set. Scrub: the set is read and checked again "
+            "as far as verify says, nothing is booted."
+        ),
     )
 
 

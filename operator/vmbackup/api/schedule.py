@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from vmbackup.api.conditions import Conditions
 from vmbackup.api.model import Document, Report
+from vmbackup.api.proof_policy import ProofPolicy
 from vmbackup.api.retention import Retention, TimeZone
 from vmbackup.api.schema import ATOMIC, DISTINCT, explained, rule
 from vmbackup.api.spec import NAME_PATTERN, BackupSettings, SourceKind
@@ -161,6 +162,9 @@ class VMBackupScheduleSpec(Document):
     template: BackupTemplate
     retention: Retention | None = Field(
         default=None, description="Which sets are kept. Without it, nothing is ever removed."
+    )
+    proof: ProofPolicy | None = Field(
+        default=None, description="What is proved of the sets. Without it, nothing is booted or read again."
     )
     failed_history_limit: int = Field(
         default=3, ge=1, le=1000, description="Failed VMBackups to keep for each VM; older ones are removed."

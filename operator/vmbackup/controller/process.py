@@ -91,7 +91,7 @@ class Controller:
         self.measures.look_at(self._survey, self._election, self.health)
         writer = Writer(cache, resources, self._recorder)
         self._schedules = Schedules(writer)
-        self._restores = Restores(writer, self._survey.live_nodes, limits)
+        self._restores = Restores(writer, self._survey.live_nodes, limits, self.measures)
         patience = Patience(limits.removal_seconds, limits.abandon_seconds)
         self._set_removals = SetRemovals(writer, self._survey.live_nodes, patience)
 

@@ -8,6 +8,7 @@ from vmbackup.api import names
 from vmbackup.api.restore import VMRestore
 from vmbackup.cluster.client import Body
 from vmbackup.cluster.resources import VMRESTORE
+from vmbackup.controller.measures import Measures
 from vmbackup.controller.writer import Writer
 from vmbackup.core.kstatus import epoch
 from vmbackup.core.restore_turns import (
@@ -28,8 +29,10 @@ log = logging.getLogger(__name__)
 class Restores:
     """Brings VMRestores to what the plan says. `live_nodes`: the nodes whose agent is heard of."""
 
-    def __init__(self, writer: Writer, live_nodes: Callable[[], frozenset[str]], limits: Limits) -> None:
-        self._writer, self._live_nodes, self._limits = writer, live_nodes, limits
+    def __init__(
+        self, writer: Writer, live_nodes: Callable[[], frozenset[str]], limits: Limits, measures: Measures
+    ) -> None:
+        self._writer, self._live_nodes, self._limits, self._measures = writer, live_nodes, limits, measures
 
     def reconcile(self, now: float) -> None:
         """Take one pass. Raises: APIServerAway."""
@@ -69,7 +72,7 @@ class Restores:
         if isinstance(turn, Abandon):
             log.warning("%s: abandoned: %s", restore.key, turn.message)
             self._writer.tell(VMRESTORE, restore.metadata, "Warning", ("Abandoned", "Release", turn.message))
-            self._release(body)
+            self._close(restore, body)
             return
         if isinstance(turn, Refuse) and restore.metadata.deletion_timestamp:
             self._release(body)
@@ -87,6 +90,8 @@ class Restores:
                 self._writer.tell(VMRESTORE, restore.metadata, "Normal", note)
             case Refuse(reason=reason, message=message):
                 log.info("%s: ended before it began: %s: %s", restore.key, reason, message)
+                if names.FINALIZER not in restore.metadata.finalizers:  # else it is counted when that goes
+                    self._measures.restored(VMRestore.parse(written))
                 self._writer.tell(VMRESTORE, restore.metadata, "Warning", (reason, "Refuse", message))
             case _:
                 log.info("%s: %s: %s", restore.key, turn.reason, turn.message)
@@ -95,14 +100,22 @@ class Restores:
         """Let a finished restore go: its finalizer at once, the resource when its time is over."""
         ttl, ended = restore.spec.ttl_seconds_after_finished, restore.status.completion_time
         if names.FINALIZER in restore.metadata.finalizers:
-            self._writer.write(VMRESTORE, restore.metadata, self._release)
+            self._writer.write(VMRESTORE, restore.metadata, partial(self._close, restore))
         elif ttl is not None and ended and not restore.metadata.deletion_timestamp and now >= epoch(ended) + ttl:
             self._writer.write(VMRESTORE, restore.metadata, self._expire)
 
-    def _release(self, body: Body) -> None:
+    def _close(self, restore: VMRestore, body: Body) -> None:
+        """Release a restore that ended, and count it: the one write that is done once, whoever leads and restarts."""
+        if self._release(body):
+            self._measures.restored(restore)
+
+    def _release(self, body: Body) -> bool:
+        """Take our finalizer away; return whether it was there."""
         written = self._writer.resources.remove_finalizer(VMRESTORE, body)
-        if written is not body:
-            self._writer.wrote(VMRESTORE, written)
+        if written is body:
+            return False
+        self._writer.wrote(VMRESTORE, written)
+        return True
 
     def _expire(self, body: Body) -> None:
         self._writer.delete(VMRESTORE, body)

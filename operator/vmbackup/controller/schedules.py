@@ -8,13 +8,15 @@ from functools import partial
 from vmbackup.api.conditions import Reason
 from vmbackup.api.location import VMBackupLocation
 from vmbackup.api.schedule import ConcurrencyPolicy, RetentionReport, VMBackupSchedule
+from vmbackup.api.spec import SourceKind
 from vmbackup.cluster.client import Body
 from vmbackup.cluster.resources import SCHEDULE
 from vmbackup.controller.children import Children, Family
+from vmbackup.controller.proving import Proving
 from vmbackup.controller.pruning import Pruning
 from vmbackup.controller.writer import Writer
 from vmbackup.core.kstatus import Stamp, rfc3339
-from vmbackup.core.schedule import Plan, Run, covered, missed_words, plan, seen_vms
+from vmbackup.core.schedule import Plan, Run, by_namespace, covered, missed_words, plan, seen_vms
 from vmbackup.core.schedule_report import Outlook, status_of
 
 LOOK_SECONDS = 60.0  # a schedule without news is looked at so often
@@ -28,7 +30,7 @@ class Scene:
     """What one pass looks at."""
 
     families: Mapping[tuple[str, str], Family]
-    seen: Mapping[str, set[str]]
+    seen: Mapping[SourceKind, Mapping[str, set[str]]]
     locations: Mapping[str, VMBackupLocation]
 
 
@@ -37,6 +39,7 @@ class Schedules:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
+        self._proving = Proving(writer)
         self._children = Children(writer)
         self._pruning = Pruning(writer)
         self._looked: dict[str, tuple[object, float]] = {}
@@ -47,8 +50,10 @@ class Schedules:
     def reconcile(self, now: float) -> None:
         """Take one pass. Raises: APIServerAway."""
         cache = self._writer.cache
+        self._proving.join(now)
         schedules = cache.schedules()
-        scene = Scene(self._children.families(), seen_vms(cache.hosts().values()), cache.locations())
+        seen = {SourceKind.DOMAIN: seen_vms(cache.hosts().values()), SourceKind.VMI: by_namespace(cache.vmis())}
+        scene = Scene(self._children.families(), seen, cache.locations())
         for schedule in schedules:
             if not schedule.metadata.deletion_timestamp:
                 self._look(schedule, scene, now)
@@ -62,7 +67,7 @@ class Schedules:
         """Look at a schedule when it has news, or its time has come."""
         namespace = schedule.metadata.namespace
         family = scene.families.get((namespace, schedule.metadata.name), ())
-        vms = covered(schedule.spec.vms, scene.seen.get(namespace, ()))
+        vms = covered(schedule.spec.vms, scene.seen[schedule.spec.vms.kind].get(namespace, ()))
         floors = tuple(sorted((name, str(at.spec.retention)) for name, at in scene.locations.items()))
         news = (schedule.metadata.resource_version, frozenset(member.child for member in family), vms, floors)
         before, look_at = self._looked.get(schedule.metadata.uid, (None, 0.0))
@@ -99,6 +104,7 @@ class Schedules:
         if written is not body:
             self._writer.wrote(SCHEDULE, written)
             self._say(schedule, outlook.plan, retention)
+        self._proving.begin(schedule, family, now)
         if not self._pruning.prune(schedule, family, verdicts):
             self._unsettled.add(schedule.metadata.uid)
 

@@ -13,6 +13,7 @@ from vmbackup.core.kstatus import cut, epoch
 from vmbackup.core.retention import BackupSet, Floor, Verdict, judge
 
 LONGEST_WORDS = 256
+BROKEN = frozenset({Reason.VERIFICATION_FAILED, Reason.SET_BROKEN})  # the images are not what was published
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Child:
 
     schedule: name, empty for a VMBackup of nobody's. run: mark of its run. why: how it ended, in words, where that was
     no success. set: what retention counts, None without a published set. path: of the set, relative to the location.
-    marked: retention has begun to remove it.
+    marked: retention has begun to remove it. booted_at, scrubbed_at: when the set was last put to these proofs.
     """
 
     name: str
@@ -37,12 +38,15 @@ class Child:
     set: BackupSet | None = None
     path: str = ""
     marked: bool = False
+    booted_at: float | None = None
+    scrubbed_at: float | None = None
 
 
 def child_of(backup: VMBackup) -> Child:
     """Return what its schedule and retention want to know of a VMBackup."""
     metadata, status = backup.metadata, backup.status
     succeeded = status.outcome is Outcome.SUCCEEDED
+    proved_at = {proof.kind: epoch(proof.time) for proof in status.proofs}
     return Child(
         name=metadata.name,
         schedule=metadata.labels.get(names.LABEL_SCHEDULE, ""),
@@ -57,6 +61,8 @@ def child_of(backup: VMBackup) -> Child:
         set=_set(backup) if succeeded and backup.finished and not metadata.deletion_timestamp else None,
         path=status.set or "",
         marked=metadata.annotations.get(names.ANNOTATION_REMOVED_BY, "").startswith(names.RETENTION_OF),
+        booted_at=proved_at.get("Boot"),
+        scrubbed_at=proved_at.get("Scrub"),
     )
 
 
@@ -127,6 +133,6 @@ def _set(backup: VMBackup) -> BackupSet:
         name=backup.metadata.name,
         at=epoch(backup.status.start_time or backup.metadata.creation_timestamp),
         verified=verified is not None and verified.status == "True",
-        broken=verified is not None and verified.status == "False" and verified.reason != Reason.NOT_REQUESTED,
+        broken=verified is not None and verified.status == "False" and verified.reason in BROKEN,
         held="" if hold.lower() in ("", "false") else f"held by annotation {names.ANNOTATION_HOLD}: {hold}",
     )

@@ -137,12 +137,16 @@ def covered(selector: VMSelector, seen: Iterable[str]) -> tuple[str, ...]:
 
 
 def seen_vms(hosts: Iterable[VMHost]) -> dict[str, set[str]]:
-    """Return the names of all VMs by namespace, whether their agent is heard of at present or not."""
+    """Return the names of all domains by namespace, whether their agent is heard of at present or not."""
+    return by_namespace((vm.namespace, vm.name) for host in hosts for vm in host.status.vms)
+
+
+def by_namespace(vms: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    """Return names by namespace; what belongs to none is left out."""
     seen: dict[str, set[str]] = {}
-    for host in hosts:
-        for vm in host.status.vms:
-            if vm.namespace:
-                seen.setdefault(vm.namespace, set()).add(vm.name)
+    for namespace, name in vms:
+        if namespace:
+            seen.setdefault(namespace, set()).add(name)
     return seen
 
 

@@ -32,7 +32,6 @@ NEVER = [
     "patch customresourcedefinitions.apiextensions.k8s.io",
     "patch namespaces",
     "delete namespaces",
-    "create vmrestores.vmbackup.dev",
     "create vmbackupschedules.vmbackup.dev",
     "patch vmbackupschedules.vmbackup.dev",
     "delete vmbackupschedules.vmbackup.dev",
@@ -44,6 +43,7 @@ NEVER = [
 ]
 AGENT_NEVER = [
     "create vmbackups.vmbackup.dev",
+    "create vmrestores.vmbackup.dev",
     "patch vmrestores.vmbackup.dev",
     "update vmrestores.vmbackup.dev",
     "delete vmrestores.vmbackup.dev",
