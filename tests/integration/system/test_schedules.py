@@ -39,6 +39,7 @@ def run(tenant: Tenant, trigger: str, **spec: Any) -> str:
     eventually(lambda: set(backups(tenant)) - before, "a child")
     (name,) = set(backups(tenant)) - before
     tenant.until_succeeded(name)
+    tenant.until_older_than(1, name)  # times are whole seconds: which of two sets is newer must be told by them
     return name
 
 
