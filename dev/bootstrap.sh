@@ -9,7 +9,7 @@ GO_OLDEST=1.21    # the oldest that can fetch the Go that dev/kubernetes/go.mod 
 PACKAGES="ca-certificates gcc libc6-dev pkg-config python3-dev python3-venv openssl util-linux e2fsprogs mount
 libvirt-daemon-system libvirt-clients libvirt-dev qemu-system-x86 qemu-utils etcd-server busybox-static mmdebstrap
 nbdkit libnbd-bin virtnbdbackup xfsprogs buildah containernetworking-plugins iproute2 libseccomp-dev
-lua5.4 prometheus"
+lua5.4 prometheus restic"
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/vmbackup-operator"
 
 say() { echo "bootstrap: $*"; }

@@ -1,7 +1,7 @@
 """Writes what docs/ says of the states, out of the tables in operator/vmbackup/core: `make docs`.
 
     docs/states-push.svg, docs/states-snapshot.svg   the ways between the phases
-    docs/states.md                                   every row of every phase
+    docs/states.md, docs/states-restore.md           every row of every phase
 
 tests/unit/test_docs.py fails when a file lags behind its table.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import restore_states
 from state_svg import draw
 
 from vmbackup.api.vmbackup import Method, Outcome
@@ -34,7 +35,7 @@ attempt is made, at most {attempts} in all and only before the deadline.
 def files() -> dict[str, str]:
     """Return the text of every generated file by name."""
     drawings = {f"states-{method.lower()}.svg": draw(table, DOING) for method, table in TABLES.items()}
-    return {**drawings, "states.md": describe()}
+    return {**drawings, "states.md": describe(), "states-restore.md": restore_states.describe()}
 
 
 def describe() -> str:

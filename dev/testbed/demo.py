@@ -1,4 +1,4 @@
-"""`make demo`: two backups of running VMs, watched, and proved to be what they claim to be."""
+"""`make demo`: two backups of running VMs, watched and proved; then one VM is lost, and brought back at once."""
 
 import contextlib
 import datetime
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from testbed import cluster, proof, telling
+from testbed import accident, cluster, proof, telling
 from testbed.errors import TestbedError
 from testbed.existing import existing
 from testbed.holder import LOCATION, NAMESPACE, REPOSITORY
@@ -89,9 +89,14 @@ def run_demo() -> int:
         telling.tree(console, place.sets, [each.directory for each in sets])
         telling.manifest(console, sets[0])
         telling.times(console, list(zip([each.asked_at for each in asked], backups, sets, strict=True)))
+        telling.title(console, "5", "The accident")
+        accident.lose(console, place.uri, asked[0].domain)
+        telling.title(console, "6", "Back at once")
+        vm = asked[0].domain.removeprefix(f"{NAMESPACE}_")
+        proved.append(accident.bring_back(console, place.kubectl, place.uri, NAMESPACE, asked[0].name, vm))
     if not all(proved):
         raise TestbedError("A proof failed: see the lines with ✘ above.")
-    telling.title(console, "5", "How to go on")
+    telling.title(console, "7", "How to go on")
     telling.next_steps(console, asked[0].name, own_cluster=not _wants_existing())
     return 0
 

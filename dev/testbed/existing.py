@@ -54,8 +54,8 @@ def existing() -> Iterator[tuple[dict[str, str], str]]:
         boot_files(state / "guest")
         serial_log = start_guests(state, state / "images", uri)
         stack.enter_context(_running(state, "controller", "--probe-port", "0"))
-        flags = ("--probe-port", "0", "--node", node, "--state", str(state / "agent"))
-        stack.enter_context(_running(state, "agent", *flags))
+        places = ("--state", str(state / "agent"), "--images", str(state / "images"))
+        stack.enter_context(_running(state, "agent", "--probe-port", "0", "--node", node, *places))
         wait = f"--timeout={READY_SECONDS}s"
         _kubectl("wait", "--for=create", wait, f"vmhost/{node}")
         ready = """--for=jsonpath={.status.conditions[?(@.type=="Ready")].status}=True"""

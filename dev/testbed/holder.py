@@ -26,7 +26,7 @@ SEQUENCE_REST_MICROSECONDS = 20_000
 
 # The flags of our two programs, in this one place.
 CONTROLLER = ("controller", "--probe-port", "0")
-AGENT = ("agent", "--probe-port", "0", "--node", "{node}", "--state", "{state}")
+AGENT = ("agent", "--probe-port", "0", "--node", "{node}", "--state", "{state}", "--images", "{images}")
 
 
 class Operator:
@@ -47,7 +47,8 @@ class Operator:
 
     def start(self, program: tuple[str, ...]) -> None:
         """Start CONTROLLER or AGENT."""
-        arguments = [word.format(node=self._node, state=self._state / "agent") for word in program]
+        places = {"node": self._node, "state": self._state / "agent", "images": self._host.images}
+        arguments = [word.format(**places) for word in program]
         variables = {"KUBECONFIG": str(self._kubeconfigs[program]), "LIBVIRT_DEFAULT_URI": self._host.uri}
         with (self._state / "log" / f"{program[0]}.log").open("a") as log:
             process = subprocess.Popen(

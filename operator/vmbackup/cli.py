@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmbackup import __version__
+from vmbackup.cli_sets import add_catalog, add_import, add_retention
 
 if TYPE_CHECKING:
     from vmbackup.door.pages import Address
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 STATE_DIRECTORY = "/var/lib/vmbackup-operator"
 KUBELET_DIRECTORY = "/var/lib/kubelet"
+IMAGES_DIRECTORY = "/var/lib/libvirt/images"
 DEFAULT_URI = "qemu:///system"
 METRICS_ADDRESS = "0.0.0.0:9090"
 
@@ -36,10 +38,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
+    _add_restore(commands)
     _add_watch(commands)
     _add_controller(commands)
     _add_agent(commands)
     _add_inspect(commands)
+    add_catalog(commands)
+    _add_cluster(add_import(commands))
+    _add_cluster(add_retention(commands))
     _add_crd(commands)
     return parser
 
@@ -51,6 +57,25 @@ def _add_run(commands: "Commands") -> None:
     run.add_argument("--min-free", default="5%", help="space to leave free in the location (default 5%%)")
     _add_host(run)
     run.set_defaults(call=_run)
+
+
+def _add_restore(commands: "Commands") -> None:
+    restore = commands.add_parser("restore", help="bring a set back on this host, without a cluster")
+    restore.add_argument("-f", "--file", type=Path, required=True, help="a file with one VMRestore")
+    restore.add_argument("--location", type=Path, required=True, help="directory that holds the sets")
+    _add_images(restore)
+    restore.add_argument("--min-free", default="5%", help="space to leave free beside the images (default 5%%)")
+    _add_daemon(restore)
+    restore.set_defaults(call=_restore)
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--images",
+        type=Path,
+        default=Path(IMAGES_DIRECTORY),
+        help=f"directory for restored images (default {IMAGES_DIRECTORY})",
+    )
 
 
 def _add_watch(commands: "Commands") -> None:
@@ -76,6 +101,12 @@ def _add_controller(commands: "Commands") -> None:
         default=900,
         help="time that a deleted VMBackup waits for the silent agent of its node (default 900)",
     )
+    controller.add_argument(
+        "--removal-seconds",
+        type=float,
+        default=300,
+        help="time that a deleted VMBackup waits for the removal of its set, once that is recorded (default 300)",
+    )
     controller.add_argument("--probe-port", type=int, default=8081, help="port of /healthz (default 8081; 0: none)")
     _add_signs(controller)
     controller.set_defaults(call=_controller)
@@ -86,6 +117,7 @@ def _add_agent(commands: "Commands") -> None:
     _add_cluster(agent)
     _add_namespace(agent)
     _add_host(agent)
+    _add_images(agent)
     agent.add_argument(
         "--node", default=os.environ.get("NODE_NAME", socket.gethostname()), help="this node's name (or NODE_NAME)"
     )
@@ -163,7 +195,7 @@ def _address(text: str) -> "Address | None":
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _add_host(parser: argparse.ArgumentParser) -> None:
+def _add_daemon(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--connect",
         default=os.environ.get("LIBVIRT_DEFAULT_URI", DEFAULT_URI),
@@ -173,6 +205,10 @@ def _add_host(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state", type=Path, default=Path(STATE_DIRECTORY), help=f"journal and locks (default {STATE_DIRECTORY})"
     )
+
+
+def _add_host(parser: argparse.ArgumentParser) -> None:
+    _add_daemon(parser)
     parser.add_argument(
         "--allow-monitor",
         action="store_true",
@@ -196,6 +232,22 @@ def _run(arguments: argparse.Namespace) -> int:
     return main(settings, Console())
 
 
+def _restore(arguments: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from vmbackup.standalone_restore import Settings, main  # noqa: PLC0415
+
+    settings = Settings(
+        request=arguments.file,
+        location=arguments.location.absolute(),
+        images=arguments.images.absolute(),
+        connect=arguments.connect,
+        state=arguments.state.absolute(),
+        min_free=arguments.min_free,
+    )
+    return main(settings, Console())
+
+
 def _watch(arguments: argparse.Namespace) -> int:
     from rich.console import Console  # noqa: PLC0415
 
@@ -215,6 +267,7 @@ def _controller(arguments: argparse.Namespace) -> int:
             per_node=arguments.per_node,
             grace_seconds=arguments.missing_seconds,
             abandon_seconds=arguments.abandon_seconds,
+            removal_seconds=arguments.removal_seconds,
         ),
         probe_port=arguments.probe_port,
         metrics_address=arguments.metrics_address,
@@ -232,6 +285,7 @@ def _agent(arguments: argparse.Namespace) -> int:
             node=arguments.node,
             connect=arguments.connect,
             state=arguments.state.absolute(),
+            images=arguments.images.absolute(),
             default_namespace=arguments.default_namespace,
             allow_monitor=arguments.allow_monitor,
             probe_port=arguments.probe_port,

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from vmbackup.api import names
 from vmbackup.api.journal import Freeze, Run
+from vmbackup.api.restore import RestoreKind
+from vmbackup.api.restore_journal import RestoreRun
 from vmbackup.api.vmbackup import Outcome, Phase
 from vmbackup.core.facts import DiskFacts, DomainFacts
 from vmbackup.errors import VMBackupError
@@ -21,8 +23,9 @@ from vmbackup.hypervisor.libvirtd import Libvirtd
 from vmbackup.store.journal import read_runs
 from vmbackup.store.leftovers import leftover_words
 from vmbackup.store.mounts import Mount, Mounts
+from vmbackup.store.restore_journal import read_restores
 
-Kind = Literal["run", "debt", "debris", "frozen", "stranger", "stranded", "orphan", "mount", "broken record"]
+Kind = Literal["run", "restore", "debt", "debris", "frozen", "stranger", "stranded", "orphan", "mount", "broken record"]
 NEEDS_A_HUMAN = frozenset({"stranded", "orphan", "broken record"})
 
 
@@ -36,7 +39,10 @@ class Finding(NamedTuple):
 def inspect(connect: str, state: Path, locations: Sequence[Path] = ()) -> list[Finding]:
     """Return what there is to know, also of the given locations. Raises: NotYet: the daemon is away."""
     runs, broken = read_runs(state)
+    restores, broken_restores = read_restores(state)
+    broken += broken_restores
     findings = [_run(run) for run in runs]
+    findings += [_restore(run) for run in restores]
     look = "Keep the file; look whether a VM is on an overlay (virsh domblklist)."
     findings += [Finding("broken record", "", f"{path} cannot be read", look) for path in broken]
     findings += [finding for run in runs for finding in _debts(run)]
@@ -64,6 +70,14 @@ def _run(run: Run) -> Finding:
     fate = f", will end as {run.outcome}: {run.failure.message if run.failure else ''}" if run.outcome else ""
     advice = "The agent works on it; it goes on after a restart."
     return Finding("run", run.domain, f"{where}{fate}{f'; {run.trouble}' if run.trouble else ''}", advice)
+
+
+def _restore(run: RestoreRun) -> Finding:
+    where = f"restore {run.key} ({run.kind}) of set {run.set_path}, phase {run.phase}"
+    fate = f", will end as {run.outcome}" if run.outcome else ""
+    keep = " Keep the set: the VM runs on it." if run.kind is RestoreKind.INSTANT else ""
+    trouble = f"; {run.trouble}" if run.trouble else ""
+    return Finding("restore", run.label, f"{where}{fate}{trouble}", f"The agent works on it.{keep}")
 
 
 def _stranded(run: Run) -> Finding:

@@ -3,23 +3,21 @@
 `python tests/chart/scenes.py` (PYTHONPATH=operator:tests) writes them as samples for the health checks of Argo CD.
 """
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from fakes.objects import T0, backup, host, location
+from chart.restore_scenes import restores, schedules
+from chart.scene import FACTS, GIB, HEALTH, NEW, NODE, SPECS, Health, Kstatus, Scene
+from fakes.objects import T0, host, location
 from vmbackup.api import names
 from vmbackup.api.conditions import ConditionType, Reason
 from vmbackup.api.host import LocationSpace, VMHost, VMHostStatus
 from vmbackup.api.journal import Failure, Run, RunDisk
-from vmbackup.api.model import Report
 from vmbackup.api.vmbackup import Executor, Method, Outcome, Phase, VMBackupSpec, VMBackupStatus
 from vmbackup.core.decide import TABLES
-from vmbackup.core.facts import DomainFacts, Facts, StoreFacts
 from vmbackup.core.kstatus import Stamp, state
 from vmbackup.core.location_report import location_status
 from vmbackup.core.report import status_of
@@ -27,10 +25,6 @@ from vmbackup.core.turn_report import status_of_turn
 from vmbackup.core.turns import Bind, Refuse, Turn, Wait
 
 CUSTOMIZATIONS = Path(__file__).resolve().parents[2] / "manifests/argocd/resource_customizations" / names.GROUP
-NEW = backup()
-NODE = "node-1"
-GIB = 1 << 30
-FACTS = Facts(DomainFacts("team-a_web", "c7a5fdbd-edaf-9455-926a-d65c16db1809", "running"), StoreFacts())
 DISK = RunDisk(
     target="vda",
     source="/var/lib/libvirt/images/web.qcow2",
@@ -40,45 +34,6 @@ DISK = RunDisk(
     image="vda.qcow2",
     image_format="qcow2",
 )
-Kstatus = Literal["Current", "InProgress", "Failed"]
-Health = Literal["Healthy", "Progressing", "Degraded"]
-HEALTH: dict[Kstatus, Health] = {"Current": "Healthy", "InProgress": "Progressing", "Failed": "Degraded"}
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One object in one state. kstatus, health: what the two judges must say."""
-
-    name: str
-    kind: str
-    status: Report | None
-    kstatus: Kstatus
-    health: Health
-    generation: int = 1
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """Return the object as `kubectl get -o yaml` shows it."""
-        metadata: dict[str, Any] = {"name": self.name, "generation": self.generation, "uid": NEW.metadata.uid}
-        specs: dict[str, Any] = {
-            "VMBackup": {"source": {"kind": "Domain", "name": "web"}, "location": "nightly"},
-            "VMBackupLocation": {"directory": {"path": "/srv/backups"}, "allowedNamespaces": {"names": ["team-a"]}},
-        }
-        body: dict[str, Any] = {"apiVersion": names.API_VERSION, "kind": self.kind, "metadata": metadata}
-        if self.kind == "VMBackup":
-            metadata["namespace"] = "team-a"
-        if self.kind in specs:
-            body["spec"] = specs[self.kind]
-        if self.status is not None:
-            body["status"] = json.loads(self.status.model_dump_json(by_alias=True, exclude_none=True))
-        return body
-
-    @property
-    def message(self) -> str:
-        """Return reason and message of the condition that a health check shows."""
-        conditions = {one["type"]: one for one in self.body["status"]["conditions"]}
-        shown = conditions.get(ConditionType.STALLED) or conditions[ConditionType.READY]
-        return f"{shown['reason']}: {shown['message']}"
 
 
 def run(phase: Phase, method: Method = Method.PUSH, outcome: Outcome | None = None, **changes: Any) -> Run:
@@ -91,7 +46,7 @@ def run(phase: Phase, method: Method = Method.PUSH, outcome: Outcome | None = No
         "domain_uuid": FACTS.domain.uuid if FACTS.domain else "",
         "vm": "web",
         "instance": "boot/1/1",
-        "spec": VMBackupSpec.model_validate({"source": {"name": "web"}, "location": "nightly"}),
+        "spec": VMBackupSpec.model_validate(SPECS["VMBackup"]),
         "location_path": "/srv/backups",
         "overlay_directory": "/srv/overlays",
         "set_path": "team-a/web/20260921T141320Z-nightly-7b0f3c51",
@@ -171,13 +126,14 @@ def hosts() -> Iterator[Scene]:
 
 
 def scenes() -> list[Scene]:
-    return [*backups(), *locations(), *hosts()]
+    return [*backups(), *restores(), *schedules(), *locations(), *hosts()]
 
 
 # Those that are worth a file; the others differ in the phase only.
 SAMPLED = {
     *("queued", "push-copying", "snapshot-committing-going-home", "refused"),
-    *(scene.name for scene in [*locations(), *hosts()]),
+    *("copying", "pulling", "discarding-going-home"),
+    *(scene.name for scene in [*schedules(), *locations(), *hosts()]),
     *(f"done-{outcome}".lower() for outcome in Outcome),
 }
 

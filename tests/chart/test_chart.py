@@ -235,7 +235,8 @@ def test_users_get_backups_by_the_roles_that_clusters_have(cluster: ControlPlane
         for target in verbs:
             if role["metadata"]["labels"].get(f"rbac.authorization.k8s.io/aggregate-to-{target}") == "true":
                 verbs[target] |= {verb for rule in role["rules"] for verb in rule["verbs"]}
-                assert {resource for rule in role["rules"] for resource in rule["resources"]} == {"vmbackups"}
+                kinds = {resource for rule in role["rules"] for resource in rule["resources"]}
+                assert kinds == {"vmbackups", "vmrestores", "vmbackupschedules"}
     assert verbs["view"] == {"get", "list", "watch"}
     assert verbs["edit"] == verbs["admin"] > verbs["view"]
 

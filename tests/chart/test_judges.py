@@ -4,12 +4,18 @@ import pytest
 import yaml
 
 from chart.programs import health, kstatus
-from chart.scenes import CUSTOMIZATIONS, Scene, backups, sample_files, scenes
+from chart.restore_scenes import restores
+from chart.scene import Scene
+from chart.scenes import CUSTOMIZATIONS, backups, sample_files, scenes
 from vmbackup.api.conditions import ConditionType
+from vmbackup.api.restore import RestorePhase
 from vmbackup.api.vmbackup import Outcome, Phase
 
 SCENES = scenes()
-EMPTY = {"VMBackup": {"observedGeneration": 0, "phase": "Pending"}}
+EMPTY = {kind: {"observedGeneration": 0, "phase": "Pending"} for kind in ("VMBackup", "VMRestore")} | {
+    "VMBackupSchedule": {"observedGeneration": 0}
+}
+KINDS = ["VMBackup", "VMRestore", "VMBackupSchedule", "VMBackupLocation", "VMHost"]
 
 
 def identity(scene: Scene) -> str:
@@ -22,6 +28,11 @@ def test_every_phase_and_every_outcome_is_shown() -> None:
     assert {status.outcome for status in statuses} >= set(Outcome)  # type: ignore[union-attr]
 
 
+def test_every_phase_of_a_restore_is_shown() -> None:
+    statuses = [scene.status for scene in restores()]
+    assert {status.phase for status in statuses} >= set(RestorePhase) - {RestorePhase.PENDING}  # type: ignore[union-attr]
+
+
 def test_kstatus_says_what_we_mean() -> None:
     verdicts = kstatus([scene.body for scene in SCENES])
     wrong = {
@@ -32,10 +43,11 @@ def test_kstatus_says_what_we_mean() -> None:
     assert wrong == {}
 
 
-def test_kstatus_does_not_take_a_new_backup_for_a_finished_one() -> None:
+@pytest.mark.parametrize("kind", sorted(EMPTY))
+def test_kstatus_does_not_take_a_new_resource_for_a_finished_one(kind: str) -> None:
     """Without a status kstatus calls an object Current, and `helm --wait` would not wait: the CRD has a default."""
-    scene = SCENES[0]
-    assert kstatus([{**scene.body, "status": EMPTY["VMBackup"]}]) == ["InProgress"]
+    scene = next(scene for scene in SCENES if scene.kind == kind)
+    assert kstatus([{**scene.body, "status": EMPTY[kind]}]) == ["InProgress"]
     assert kstatus([{key: value for key, value in scene.body.items() if key != "status"}]) == ["Current"]
 
 
@@ -56,7 +68,7 @@ def test_health_check_of_argo_cd(scene: Scene) -> None:
         assert "not seen yet" in message
 
 
-@pytest.mark.parametrize("kind", ["VMBackup", "VMBackupLocation", "VMHost"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_health_check_before_anybody_has_looked(kind: str) -> None:
     for status in ({}, {"status": {}}, {"status": EMPTY.get(kind, {})}):
         verdict, message = health(CUSTOMIZATIONS / kind / "health.lua", {"metadata": {"generation": 1}, **status})
@@ -70,7 +82,7 @@ def test_a_finished_backup_stays_finished_when_it_is_cancelled_too_late() -> Non
     assert health(CUSTOMIZATIONS / "VMBackup/health.lua", done)[0] == "Healthy"
 
 
-@pytest.mark.parametrize("kind", ["VMBackup", "VMBackupLocation", "VMHost"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_samples_are_judged_as_upstream_judges_them(kind: str) -> None:
     """The format of argoproj/argo-cd resource_customizations: health_test.yaml beside health.lua, and testdata/."""
     directory = CUSTOMIZATIONS / kind

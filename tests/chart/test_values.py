@@ -96,7 +96,7 @@ def test_chart_describes_itself_truly() -> None:
     models = {resource.model.__name__: resource.model for resource in crd.RESOURCES}
     for example in notes["crdsExamples"]:
         models[example["kind"]].model_validate(example)
-    assert {example["kind"] for example in notes["crdsExamples"]} == {"VMBackup", "VMBackupLocation"}
+    assert {example["kind"] for example in notes["crdsExamples"]} == set(models) - {"VMHost"}  # agents write these
 
 
 def test_generated_files_are_up_to_date() -> None:

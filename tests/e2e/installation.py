@@ -15,7 +15,9 @@ NAMESPACE, AGENTS = "vmbackup-system", "vmbackup-agents"
 LOCATION = "/srv/vmbackup"
 WAIT_SECONDS = 120
 LAST_CHARACTERS = 12000
-CRDS = ("vmbackups.vmbackup.dev", "vmbackuplocations.vmbackup.dev", "vmhosts.vmbackup.dev")
+CRDS = tuple(
+    f"{kind}.vmbackup.dev" for kind in ("vmbackups", "vmrestores", "vmbackupschedules", "vmbackuplocations", "vmhosts")
+)
 
 
 class Installation:

@@ -76,17 +76,19 @@ class FakeApiServer:
                 del self.objects[target]
             return stored
 
-    def delete(self, path: str, uid: str) -> Body:
+    def delete(self, path: str, uid: str, version: str | None = None) -> Body:
         with self._lock:
             self._begin("DELETE", path)
             old = self._find(path)
             if old["metadata"]["uid"] != uid:
                 raise Conflict(f"{path}: uid differs")
+            if version not in (None, old["metadata"]["resourceVersion"]):
+                raise Conflict(f"{path}: version differs")
             if old["metadata"].get("finalizers"):
                 self.change(path, metadata={"deletionTimestamp": "2026-09-21T15:00:00Z"})
-            else:
-                del self.objects[path]
-            return {}
+                return copy.deepcopy(self.objects[path])
+            del self.objects[path]
+            return {"kind": "Status"}
 
     def list(self, path: str, *, metadata_only: bool = False) -> Iterator[Body]:
         with self._lock:

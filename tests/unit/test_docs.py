@@ -15,16 +15,15 @@ from unit.documents import ROOT, anchors, commands, fences, prose, sections, spa
 from vmbackup import cli
 from vmbackup.api import crd, names
 from vmbackup.api.conditions import ConditionType, Reason
-from vmbackup.api.location import VMBackupLocation
 from vmbackup.api.vmbackup import Outcome, Phase, VMBackup
-from vmbackup.core import steps
+from vmbackup.core import restore_facts, steps
 from vmbackup.core.decide import TABLES
 
 PACKAGE = ROOT / "operator" / "vmbackup"
 README = ROOT / "README.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "dev/README.md"])
 SUFFIXES = (".py", ".md", ".yaml", ".svg", ".toml", ".txt", ".sh", ".in")
-MODELS = {"VMBackup": VMBackup.parse, "VMBackupLocation": VMBackupLocation.model_validate}
+MODELS = {resource.model.__name__: resource.model.model_validate for resource in crd.RESOURCES}
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
@@ -84,7 +83,7 @@ def test_the_commands_are_found_at_all() -> None:
 def test_option_that_is_named_exists(document: Path) -> None:
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        for command in ("run", "watch", "controller", "agent", "inspect", "crd"):
+        for command in ("run", "watch", "controller", "agent", "inspect", "crd", "catalog", "import"):
             with contextlib.suppress(SystemExit):
                 cli._parser().parse_args([command, "--help"])
     others = {"--require-hashes"}  # pip's
@@ -180,7 +179,7 @@ def test_reason_of_bad_input_exists() -> None:
 def test_word_like_a_reason_is_one(document: Path) -> None:
     """A CamelCase word that ends as our reasons do must be one of them; acts and exceptions are none."""
     endings = {re.findall(r"[A-Z][a-z]+", reason)[-1] for reason in Reason if re.search(r"[a-z][A-Z]", reason)}
-    others = {name for name in vars(steps) if name[0].isupper()}
+    others = {name for room in (steps, restore_facts) for name in vars(room) if name[0].isupper()}
     words = {span for span in spans(document.read_text()) if re.fullmatch(r"([A-Z][a-z]+){2,}", span)}
     assert {word for word in words - others if word.endswith(tuple(endings - {"Error"}))} <= set(Reason)
 
@@ -225,7 +224,7 @@ def test_example_fits_the_schema(body: dict[str, Any]) -> None:
 # -- generated files and the tree ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["states.md", "states-push.svg", "states-snapshot.svg"])
+@pytest.mark.parametrize("name", ["states.md", "states-restore.md", "states-push.svg", "states-snapshot.svg"])
 def test_generated_document_is_up_to_date(name: str) -> None:
     files = drawing().files()
     assert (ROOT / "docs" / name).read_text() == files[name], "run `make docs`"

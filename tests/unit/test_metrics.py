@@ -51,7 +51,7 @@ def test_name_and_labels_are_as_prometheus_wants_them(metric: Metric) -> None:
     assert metric.name.endswith("_total") == (metric.type == "counter")
     assert bool(metric.buckets) == (metric.type == "histogram")
     assert list(metric.buckets) == sorted(metric.buckets)
-    assert set(metric.labels) <= {"result", "method", "namespace", "vm", "node", "resource", "call"}
+    assert set(metric.labels) <= {"result", "method", "namespace", "vm", "node", "resource", "call", "kind"}
     assert metric.help.endswith(".")
 
 

@@ -60,7 +60,7 @@ def test_our_commands_are_taken() -> None:
     ours = commands("vmbackup-operator")
     assert ["inspect"] in ours
     for words in ours:
-        if words != ["run"]:
+        if words not in (["run"], ["restore"]):
             cli._parser().parse_args(words)
 
 

@@ -6,7 +6,7 @@ Nothing is begun without the API server; what is begun is brought home without i
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from vmbackup.agent.claim import Claim, Claims
@@ -66,15 +66,18 @@ class Backups:
         elif gone:
             self._ledger.forget(backup.metadata.uid)
 
-    def rescue(self) -> None:
+    def rescue(self, without: Collection[str] = ()) -> None:
         """Look at every VM of the node for traces of ours that the journal does not know, and bring such VMs home.
 
+        without: domains that are left alone, since restores work on them.
         Raises: NotYet: the hypervisor is away.
         """
         for stray in self._pods.strays(self._known, self._ports.clock.now()):
             log.warning("VM %s: %s", stray.domain, stray.failure.message if stray.failure else "", extra=of_run(stray))
             self._serve(stray.uid, self._going_on(stray))
         for vm in self._claims.running_vms():
+            if vm in without:
+                continue
             known = self._known()  # before the look too: what ends meanwhile is not lost
             try:
                 domain = self._ports.hypervisor.find(vm)

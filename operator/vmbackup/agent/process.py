@@ -15,6 +15,9 @@ from vmbackup.agent.claim import Claims
 from vmbackup.agent.inventory import Inventory
 from vmbackup.agent.measures import Measures
 from vmbackup.agent.pods import LauncherPods
+from vmbackup.agent.removals import Removals
+from vmbackup.agent.restore_claims import Place
+from vmbackup.agent.restores import Restores
 from vmbackup.agent.tidings import EventfulLedger
 from vmbackup.api import names
 from vmbackup.api.vmbackup import Executor, VMBackup
@@ -22,7 +25,7 @@ from vmbackup.cluster.client import Body, Client, find_kubeconfig
 from vmbackup.cluster.events import Recorder
 from vmbackup.cluster.heartbeat import Heartbeat
 from vmbackup.cluster.ledger import StatusLedger
-from vmbackup.cluster.resources import LOCATION, VMBACKUP, Resources
+from vmbackup.cluster.resources import LOCATION, VMBACKUP, VMRESTORE, Resources
 from vmbackup.core.ports import Ports
 from vmbackup.door.health import Health, serve
 from vmbackup.door.logs import Style, log_to_stderr, of_run
@@ -38,6 +41,8 @@ from vmbackup.store.clock import SteadyClock
 from vmbackup.store.directories import Directories
 from vmbackup.store.journal import NodeJournal
 from vmbackup.store.mounts import KUBELET, Mounts
+from vmbackup.store.removal_records import RemovalRecords
+from vmbackup.store.restore_journal import RestoreRecords
 
 TRACES_SECONDS = 60.0
 SIGNAL_SECONDS = 0.5
@@ -56,6 +61,7 @@ class Settings:
     node: str
     connect: str
     state: Path
+    images: Path
     default_namespace: str = ""
     allow_monitor: bool = False
     probe_port: int = 8082
@@ -83,7 +89,7 @@ class Agent:
         self._hypervisor = TimedLibvirtd(settings.connect, self.measures.took, may_use_monitor=settings.allow_monitor)
         self._recorder = Recorder(client, component=names.FIELD_MANAGER_AGENT, instance=settings.node)
         self._journal = journal = NodeJournal(settings.state)
-        clock = SteadyClock(settings.state, busy=bool(journal.runs()))
+        clock = SteadyClock(settings.state, busy=bool(journal.runs() or RestoreRecords(settings.state).runs()))
         self._ledger = StatusLedger(resources, executor, now=clock.now)
         daemons = Daemons(self._hypervisor, self.measures.took, may_use_monitor=settings.allow_monitor)
         mounts = Mounts(settings.kubelet)
@@ -108,11 +114,15 @@ class Agent:
         self._backups = Backups(Ports(self._hypervisor, store, journal, ledger, clock), journal, ledger, claims, pods)
         self.measures.look_at(self._backups.busy, clock.now)
         self._inventory = Inventory(resources, self._hypervisor, settings.node, session, settings.default_namespace)
+        self._removals = Removals(resources, RemovalRecords(settings.state), settings.node, now=clock.now)
+        place = Place(executor, settings.state, settings.images, settings.connect, settings.default_namespace)
+        self._restores = Restores(resources, self._recorder, journal, clock, place)
         self._heartbeat = Heartbeat(resources, settings.namespace, settings.node)
         self._watches = Watches(
             kubeconfig,
             (
                 Subscription(VMBACKUP, self._hear_backup, field_selector=f"status.node={settings.node}"),
+                Subscription(VMRESTORE, self._restores.hear, field_selector=f"status.node={settings.node}"),
                 Subscription(LOCATION, lambda body, gone: self._inventory.heard_location(body, gone=gone)),
             ),
             self.health,
@@ -129,14 +139,17 @@ class Agent:
             if not self._is_sole(stack):
                 return 0
             stack.enter_context(self._ledger)
+            stack.enter_context(self._restores.ledger)
             stack.enter_context(self._hypervisor.watch(lambda _uuid: self._wake()))
             self._recorder.start()
             stack.callback(self._recorder.stop, LAST_EVENTS_SECONDS)
             # The way home needs no API server, and comes before what users say: a VMBackup may go when its VM is home.
             self._backups.resume()
+            self._restores.resume()
             self._look_for_traces()
             self._heartbeat.start()
             self._inventory.start()
+            self._removals.start()
             self._watches.start()
             self.health.ready = True
             threading.Thread(target=self._look_again, name="traces", daemon=True).start()
@@ -180,7 +193,7 @@ class Agent:
         """Look for what the journal does not know or could not end. Done at the start and from time to time."""
         try:
             self._backups.sweep()
-            self._backups.rescue()
+            self._backups.rescue(self._restores.domains())
         except VMBackupError as error:
             log.info("the VMs cannot be looked at now: %s", error.message)
         except Exception:
@@ -188,6 +201,7 @@ class Agent:
 
     def _wake(self) -> None:
         self._backups.wake()
+        self._restores.wake()
         self._inventory.wake()
 
     def _hear_backup(self, body: Body, gone: bool) -> None:
@@ -203,12 +217,13 @@ class Agent:
             log.error(words, name, error, extra=about)  # noqa: TRY400 - no fault of ours
             return
         self._backups.heard(backup, gone=gone)
+        self._removals.heard(backup, gone=gone)
 
 
 def served(resources: Resources) -> bool:
     """Return whether the API server answers and serves our kinds."""
     try:
-        return all(resources.serves(kind) for kind in (VMBACKUP, LOCATION))
+        return all(resources.serves(kind) for kind in (VMBACKUP, VMRESTORE, LOCATION))
     except VMBackupError as error:
         log.warning("the API server cannot be asked for its kinds: %s", error.message)
         return False

@@ -20,6 +20,7 @@ class ConditionType(StrEnum):
     SUCCEEDED = "Succeeded"
     QUIESCED = "Quiesced"
     VERIFIED = "Verified"
+    SET_REMOVED = "SetRemoved"
 
 
 class Reason(StrEnum):
@@ -70,6 +71,30 @@ class Reason(StrEnum):
     STALLED = "Stalled"
     HYPERVISOR_ERROR = "HypervisorError"
     STORE_ERROR = "StoreError"
+    # restores
+    SET_NOT_FOUND = "SetNotFound"
+    SET_BROKEN = "SetBroken"
+    VM_EXISTS = "VMExists"
+    VM_RUNNING = "VMRunning"
+    TARGET_EXISTS = "TargetExists"
+    TARGET_UNSUPPORTED = "TargetUnsupported"
+    RESTORE_FAILED = "RestoreFailed"
+    NO_HEARTBEAT = "NoHeartbeat"
+    BOOTED = "Booted"
+    # schedules
+    SCHEDULED = "Scheduled"
+    SUSPENDED = "Suspended"
+    LAST_RUN_FAILED = "LastRunFailed"
+    MISSED_RUNS = "MissedRuns"
+    NAME_TAKEN = "NameTaken"
+    CLOCK_JUMPED = "ClockJumped"
+    # sets that are to be removed
+    REMOVED = "Removed"
+    REMOVAL_RECORDED = "RemovalRecorded"
+    SET_IN_USE = "SetInUse"
+    SET_KEPT = "SetKept"
+    SET_LEFT = "SetLeft"
+    RETENTION = "Retention"
     # a human must look
     OVERLAY_ORPHANED = "OverlayOrphaned"
     # quiesced and verified

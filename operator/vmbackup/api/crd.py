@@ -14,6 +14,8 @@ from vmbackup import __version__
 from vmbackup.api import names
 from vmbackup.api.host import VMHost
 from vmbackup.api.location import VMBackupLocation
+from vmbackup.api.restore import VMRestore
+from vmbackup.api.schedule import VMBackupSchedule
 from vmbackup.api.schema import RULES
 from vmbackup.api.structural import Schema, structural
 from vmbackup.api.vmbackup import VMBackup
@@ -108,6 +110,49 @@ RESOURCES = (
             AGE,
             Column("MinFree", ".spec.minFree", "Space that backups leave free.", wide=True),
             Column("Message", condition_field("Ready", "message"), "What is wrong when it is not ready.", wide=True),
+        ),
+        first_status={"observedGeneration": 0},
+    ),
+    Resource(
+        VMRestore,
+        plural="vmrestores",
+        scope="Namespaced",
+        short_name="vmr",
+        columns=(
+            Column("VM", ".status.vm", "The VM that the set is a backup of."),
+            Column("Kind", ".status.kind", "What is made of the set."),
+            Column("Phase", ".status.phase", "What is being done now."),
+            Column("Outcome", ".status.outcome", "How it ended, or will end."),
+            Column("Progress", ".status.summary.progress", "Part of the data that is there."),
+            Column("Domain", ".status.domain", "The restored libvirt domain."),
+            Column("Node", ".status.node", "Node whose agent does the work."),
+            AGE,
+            Column("Set", ".status.set", "The set that is restored.", wide=True),
+            Column("Duration", ".status.summary.duration", "From start to completion.", wide=True),
+            Column("Reason", condition_field("Succeeded", "reason"), "Why it ended so, or why it waits.", wide=True),
+        ),
+        selectable=(".status.node", ".status.phase"),
+        first_status={"observedGeneration": 0, "phase": "Pending"},
+    ),
+    Resource(
+        VMBackupSchedule,
+        plural="vmbackupschedules",
+        scope="Namespaced",
+        short_name="vmbs",
+        columns=(
+            Column("Schedule", ".spec.schedule", "When."),
+            Column("Zone", ".spec.timeZone", "Time zone of the schedule."),
+            Column("Suspend", ".spec.suspend", "Whether the clock is stopped.", type="boolean"),
+            Column("Ready", condition_field("Ready", "status"), "Whether the last backup of every VM succeeded."),
+            Column("Active", ".status.active", "Backups under way.", type="integer"),
+            Column("Last", ".status.lastScheduleTime", "Time since the last run.", type="date"),
+            Column("Next", ".status.nextScheduleTime", "When the next run begins."),
+            AGE,
+            Column("VMs", ".status.vms", "VMs that the next run covers.", type="integer", wide=True),
+            Column("Success", ".status.lastSuccessfulTime", "Time since the last success.", type="date", wide=True),
+            Column("Kept", ".status.retention.kept", "Sets that stay.", type="integer", wide=True),
+            Column("Removable", ".status.retention.removable", "Sets that go.", type="integer", wide=True),
+            Column("Message", condition_field("Ready", "message"), "How it stands, in words.", wide=True),
         ),
         first_status={"observedGeneration": 0},
     ),

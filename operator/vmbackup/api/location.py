@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field
 
 from vmbackup.api.conditions import Conditions
 from vmbackup.api.model import Document, Report
+from vmbackup.api.retention import KeepRules
 from vmbackup.api.schema import ATOMIC, DISTINCT, explained, rule
 from vmbackup.api.vmbackup import ObjectMeta
 
@@ -88,6 +89,10 @@ class VMBackupLocationSpec(Document):
     )
     max_concurrent: int = Field(
         default=4, ge=1, le=1000, description="How many backups may write here at the same time."
+    )
+    retention: KeepRules | None = Field(
+        default=None,
+        description="The least that is kept of each VM here, whatever a schedule says. Alone it removes nothing.",
     )
 
 

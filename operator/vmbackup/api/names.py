@@ -9,6 +9,15 @@ API_VERSION = f"{GROUP}/{VERSION}"
 CATEGORY = "vmbackup-all"  # not "vmbackup": kubectl takes a category before a singular name
 
 FINALIZER = f"{GROUP}/work-in-progress"
+FINALIZER_SET = f"{GROUP}/set"  # the set is to be removed with the VMBackup
+# On a VMBackup. The two labels are set by a schedule; the annotations by people, and by retention.
+LABEL_SCHEDULE = f"{GROUP}/schedule"
+LABEL_RUN = f"{GROUP}/run"  # minutes since the epoch of the time of the schedule, or run-<hash> of a trigger
+ANNOTATION_HOLD = f"{GROUP}/hold"  # "false" and nothing are no hold; all else is who or what holds it
+ANNOTATION_IMPORTED = f"{GROUP}/imported"  # UID in the manifest of a set that was there before this resource
+ANNOTATION_REMOVED_BY = f"{GROUP}/removed-by"  # who decided to remove the set, where it was no user
+RETENTION_OF = "retention of schedule "  # what ANNOTATION_REMOVED_BY then begins with
+
 FIELD_MANAGER_CONTROLLER = "vmbackup-controller"
 FIELD_MANAGER_AGENT = "vmbackup-agent"
 LEASE_CONTROLLER = "vmbackup-controller"
@@ -28,6 +37,11 @@ _PARTIAL = re.compile(
     r"((?P<location>.*)/(?P<vm>[^/]+/[^/]+)/)?"
     r"\.(?P<set>[^/]+)\.(?P<uid>[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(?P<attempt>[0-9]+)\.partial"
 )
+
+
+def is_ours(key: str) -> bool:
+    """Return whether a label or an annotation is one of ours."""
+    return key.startswith(f"{GROUP}/")
 
 
 class Partial(NamedTuple):

@@ -58,6 +58,11 @@ class Verify(StrEnum):
     CHECKSUM = "Checksum"
 
 
+class DeletionPolicy(StrEnum):
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
 class Source(Document):
     """The VM to back up. It belongs to the namespace of the VMBackup."""
 
@@ -137,16 +142,9 @@ class OverlayLimits(Document):
     )
 
 
-class VMBackupSpec(Document):
-    """What to back up, where to and how. Nothing but `cancel` can be changed later."""
+class BackupSettings(Document):
+    """Where to and how: what a VMBackup and the template of a schedule have in common."""
 
-    model_config = ConfigDict(
-        json_schema_extra=frozen_except(
-            "cancel", message="{} cannot be changed once the VMBackup exists: make a new VMBackup."
-        )
-    )
-
-    source: Source
     location: str = Field(
         min_length=1,
         max_length=253,
@@ -190,19 +188,43 @@ class VMBackupSpec(Document):
         description="Seconds that the backup may take from its start on the node. Then the VM is taken home.",
     )
     overlay: OverlayLimits = Field(default_factory=OverlayLimits)
-    cancel: bool = Field(
-        default=False,
-        description="Set it to true to stop the backup and take the VM home. It cannot be taken back.",
-        json_schema_extra=rule("self || !oldSelf", "cancel cannot be taken back: make a new VMBackup."),
+    deletion_policy: DeletionPolicy = Field(
+        default=DeletionPolicy.RETAIN,
+        description=(
+            "What becomes of the set when this resource is deleted, to be changed at any time: with Retain it stays in "
+            "the location, with Delete it is removed as soon as the location can be reached."
+        ),
     )
     ttl_seconds_after_finished: int | None = Field(
         default=None,
         ge=0,
         le=315360000,
-        description="Seconds after its end when this resource is removed. The set stays; without it both stay.",
+        description=(
+            "Seconds after its end when this resource is removed; without it, it stays. What becomes of the set says "
+            "deletionPolicy."
+        ),
     )
 
     @property
     def limit_bytes_per_second(self) -> int:
         """Return the speed limit in bytes per second, 0 for none."""
         return parse_bytes(self.max_bytes_per_second) if self.max_bytes_per_second else 0
+
+
+class VMBackupSpec(BackupSettings):
+    """What to back up, where to and how. Immutable but for `cancel` and `deletionPolicy`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=frozen_except(
+            "cancel",
+            "deletionPolicy",
+            message="{} cannot be changed once the VMBackup exists: make a new VMBackup.",
+        )
+    )
+
+    source: Source
+    cancel: bool = Field(
+        default=False,
+        description="Set to true to stop the backup and take the VM home. It cannot be taken back.",
+        json_schema_extra=rule("self || !oldSelf", "cancel cannot be taken back: make a new VMBackup."),
+    )

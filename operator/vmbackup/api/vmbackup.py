@@ -34,6 +34,7 @@ __all__ = [
     "OverlayLimits",
     "Phase",
     "Progress",
+    "ProofRecord",
     "Quiesce",
     "Source",
     "SourceKind",
@@ -135,6 +136,23 @@ class Summary(Report):
         )
 
 
+class ProofRecord(Report):
+    """The newest proof of one kind that the set was put to. The same is in proof.json beside the set."""
+
+    kind: Literal["Boot", "Scrub"] = Field(description="Boot: a copy was booted. Scrub: the set was read again.")
+    succeeded: bool = Field(description="Whether the set has stood the proof.")
+    time: Timestamp = Field(description="When the proof was over (RFC 3339).")
+    heartbeat: str = Field(
+        default="",
+        max_length=64,
+        description="What counted as a sign of life: GuestAgent, SerialPattern, DiskActivity, or None.",
+    )
+    seconds: int = Field(default=0, ge=0, description="Seconds from the start of the copy to its sign of life.")
+    evidence: str = Field(default="", max_length=1024, description="The last lines of the copy's serial console.")
+    message: str = Field(default="", max_length=1024, description="What was found, in words.")
+    restore: str = Field(default="", max_length=253, description="Name of the VMRestore that did it.")
+
+
 class Executor(Report):
     """Which agent works on the backup, and which start of it."""
 
@@ -176,6 +194,12 @@ class VMBackupStatus(Report):
     set: str | None = Field(
         default=None, max_length=1024, description="Path of the published set, relative to the location's directory."
     )
+    proofs: tuple[ProofRecord, ...] = Field(
+        default=(),
+        max_length=2,
+        description="The newest proof of each kind that the set was put to.",
+        json_schema_extra=keyed_by("kind"),
+    )
     executor: Executor | None = None
     conditions: Conditions = ()
 
@@ -191,6 +215,8 @@ class ObjectMeta(Report):
     creation_timestamp: str = ""
     deletion_timestamp: str | None = None
     finalizers: tuple[str, ...] = ()
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
 
 
 class VMBackup(Report):

@@ -58,9 +58,10 @@ class Client:
         """
         return self.call("PATCH", path, body, {"fieldManager": self.field_manager}, content_type=MERGE_PATCH)
 
-    def delete(self, path: str, uid: str) -> Body:
-        """Delete the object if it still has this UID. Raises: as `call`."""
-        return self.call("DELETE", path, {"preconditions": {"uid": uid}})
+    def delete(self, path: str, uid: str, version: str | None = None) -> Body:
+        """Delete the object if it still has this UID, and this resource version if one is given. Raises: as `call`."""
+        preconditions = {"uid": uid} | ({"resourceVersion": version} if version else {})
+        return self.call("DELETE", path, {"preconditions": preconditions})
 
     def list(self, path: str, *, metadata_only: bool = False) -> Iterator[Body]:
         """Yield the objects of a collection, read in chunks. Raises: as `call`."""

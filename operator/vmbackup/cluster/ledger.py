@@ -9,14 +9,14 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import Executor, Phase, VMBackup, VMBackupStatus
 from vmbackup.cluster.client import Body
 from vmbackup.cluster.errors import APIServerAway, Conflict, NotFound
 from vmbackup.cluster.letter import Letter, Statement
-from vmbackup.cluster.resources import VMBACKUP, Resources
+from vmbackup.cluster.resources import VMBACKUP, Kind, Resources
 from vmbackup.core.facts import Facts, Wishes
 from vmbackup.core.kstatus import Stamp
 from vmbackup.core.report import refused, status_of, waiting
@@ -28,8 +28,11 @@ CONFLICTS_MAX = 5
 log = logging.getLogger(__name__)
 
 
-class StatusLedger:
-    """Implements core.ports.Ledger. `with StatusLedger(...)` runs its writer."""
+class StatusWriter:
+    """Writes the statuses of one kind. `with StatusWriter(...)` runs its thread."""
+
+    kind: Kind = VMBACKUP
+    parse: Callable[[Any], Any] = VMBackupStatus.model_validate
 
     def __init__(
         self,
@@ -48,39 +51,6 @@ class StatusLedger:
         self._changed = threading.Condition()
         self._stopping = False
         self._writer = threading.Thread(target=self._write, name="status-writer", daemon=True)
-
-    def report(self, run: Run, facts: Facts) -> None:
-        """Tell how the run stands. Never blocks and never raises: the last report wins."""
-        at = self._now()
-
-        def status(previous: VMBackupStatus, generation: int) -> VMBackupStatus:
-            return status_of(
-                run,
-                facts,
-                previous,
-                at,
-                generation=generation,
-                executor=self._executor,
-                bytes_per_second=letter.bytes_per_second,
-            )
-
-        with self._changed:
-            letter = self._letter(run.uid, run.namespace, run.name)
-            letter.measure(run, facts, at)
-            letter.put(status, (run.phase, run.outcome, run.attempt))
-            self._changed.notify_all()
-
-    def waits(self, backup: VMBackup, reason: VMBackupError) -> None:
-        """Tell that a backup cannot begin yet. Never blocks and never raises."""
-        self._tell(backup, lambda status, stamp: waiting(status, reason.reason, reason.message, stamp), reason.reason)
-
-    def refuses(self, backup: VMBackup, reason: Refused) -> None:
-        """Tell that a backup ended before anything was touched. Never blocks and never raises."""
-        self._tell(backup, lambda status, stamp: refused(status, reason.reason, reason.message, stamp), Phase.DONE)
-
-    def wishes(self, run: Run) -> Wishes:
-        """Return what the user wants, from memory."""
-        return self.wished(run.uid)
 
     def wished(self, uid: str) -> Wishes:
         """Return what the user wants of a backup that has no run yet."""
@@ -127,18 +97,6 @@ class StatusLedger:
             self._changed.notify_all()
         self._writer.join()
 
-    def _tell(self, backup: VMBackup, change: Callable[[VMBackupStatus, Stamp], VMBackupStatus], mark: object) -> None:
-        at = self._now()
-
-        def status(previous: VMBackupStatus, generation: int) -> VMBackupStatus:
-            told = change(previous, Stamp(at, generation))
-            return told.model_copy(update={"executor": self._executor})
-
-        with self._changed:
-            letter = self._letter(backup.metadata.uid, backup.metadata.namespace, backup.metadata.name)
-            letter.put(status, mark)
-            self._changed.notify_all()
-
     def _letter(self, uid: str, namespace: str, name: str) -> Letter:
         return self._letters.setdefault(uid, Letter(uid, namespace, name))
 
@@ -159,15 +117,15 @@ class StatusLedger:
     def _send(self, letter: Letter, statement: Statement) -> None:
         """Write one status. Whatever goes wrong is noted in the letter: the thread must not end."""
         problem: Exception | None = None
-        phase = None
+        end = False
         try:
-            phase = self._swap(letter, statement)
+            end = self._swap(letter, statement)
         except Exception as error:  # whatever it is
             letter.body = None
             problem = error
         with self._changed:
             if problem is None:
-                letter.sent(self._interval_seconds, end=phase is Phase.DONE)
+                letter.sent(self._interval_seconds, end=end)
             elif isinstance(problem, NotFound):
                 self._lose(letter)
             else:
@@ -179,30 +137,29 @@ class StatusLedger:
             self._changed.notify_all()
 
     def _lose(self, letter: Letter) -> None:
-        log.info("%s: the VMBackup is gone; its status is no longer written", letter.key, extra=_about(letter))
+        words = "%s: the %s is gone; its status is no longer written"
+        log.info(words, letter.key, self.kind.name, extra=_about(letter))
         letter.gone = True
         self.heard(letter.uid, Wishes(deleted=True))
 
-    def _swap(self, letter: Letter, statement: Statement) -> Phase:
-        """Read, change and write until nobody was faster; return the phase that is told now."""
+    def _swap(self, letter: Letter, statement: Statement) -> bool:
+        """Read, change and write until nobody was faster; return whether the end is told now."""
         for _ in range(CONFLICTS_MAX):
             body = letter.body or self._read(letter)
-            status = statement(
-                VMBackupStatus.model_validate(body.get("status") or {}), body["metadata"].get("generation", 0)
-            )
+            status = statement(type(self).parse(body.get("status") or {}), body["metadata"].get("generation", 0))
             try:
-                letter.body = self._resources.patch_status(VMBACKUP, body, status)
+                letter.body = self._resources.patch_status(self.kind, body, status)
             except Conflict:
                 letter.body = None
             else:
                 self._listen(letter.body)
-                return status.phase
+                return bool(status.phase == Phase.DONE)
         raise Conflict(f"{letter.key}: others changed it {CONFLICTS_MAX} times in between")
 
     def _read(self, letter: Letter) -> Body:
-        body = self._resources.get(VMBACKUP, letter.name, letter.namespace)
+        body = self._resources.get(self.kind, letter.name, letter.namespace)
         if body["metadata"]["uid"] != letter.uid:
-            raise NotFound(f"{letter.key}: another VMBackup has taken its name")
+            raise NotFound(f"{letter.key}: another {self.kind.name} has taken its name")
         self._listen(body)
         return body
 
@@ -211,6 +168,55 @@ class StatusLedger:
         cancel, deleted = bool(body["spec"].get("cancel")), "deletionTimestamp" in body["metadata"]
         if cancel or deleted:
             self.heard(body["metadata"]["uid"], Wishes(cancel, deleted))
+
+
+class StatusLedger(StatusWriter):
+    """Implements core.ports.Ledger: the status of VMBackups."""
+
+    def report(self, run: Run, facts: Facts) -> None:
+        """Tell how the run stands. Never blocks and never raises: the last report wins."""
+        at = self._now()
+
+        def status(previous: VMBackupStatus, generation: int) -> VMBackupStatus:
+            return status_of(
+                run,
+                facts,
+                previous,
+                at,
+                generation=generation,
+                executor=self._executor,
+                bytes_per_second=letter.bytes_per_second,
+            )
+
+        with self._changed:
+            letter = self._letter(run.uid, run.namespace, run.name)
+            letter.measure(run, facts, at)
+            letter.put(status, (run.phase, run.outcome, run.attempt))
+            self._changed.notify_all()
+
+    def waits(self, backup: VMBackup, reason: VMBackupError) -> None:
+        """Tell that a backup cannot begin yet. Never blocks and never raises."""
+        self._tell(backup, lambda status, stamp: waiting(status, reason.reason, reason.message, stamp), reason.reason)
+
+    def refuses(self, backup: VMBackup, reason: Refused) -> None:
+        """Tell that a backup ended before anything was touched. Never blocks and never raises."""
+        self._tell(backup, lambda status, stamp: refused(status, reason.reason, reason.message, stamp), Phase.DONE)
+
+    def wishes(self, run: Run) -> Wishes:
+        """Return what the user wants, from memory."""
+        return self.wished(run.uid)
+
+    def _tell(self, backup: VMBackup, change: Callable[[VMBackupStatus, Stamp], VMBackupStatus], mark: object) -> None:
+        at = self._now()
+
+        def status(previous: VMBackupStatus, generation: int) -> VMBackupStatus:
+            told = change(previous, Stamp(at, generation))
+            return told.model_copy(update={"executor": self._executor})
+
+        with self._changed:
+            letter = self._letter(backup.metadata.uid, backup.metadata.namespace, backup.metadata.name)
+            letter.put(status, mark)
+            self._changed.notify_all()
 
 
 def _about(letter: Letter) -> dict[str, str]:

@@ -3,14 +3,14 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from vmbackup.api.journal import Run
-from vmbackup.api.vmbackup import VMBackupStatus
 from vmbackup.cluster.client import Body
 from vmbackup.core.facts import Facts
 from vmbackup.core.progress import Pace, bytes_done
 
-Statement = Callable[[VMBackupStatus, int], VMBackupStatus]  # previous status, generation -> new status
+Statement = Callable[[Any, int], Any]  # previous status, generation -> new status
 REST_SECONDS = 0.1
 REST_SECONDS_MAX = 30.0
 

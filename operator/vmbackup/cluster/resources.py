@@ -39,13 +39,15 @@ class Kind:
 
 
 VMBACKUP = Kind("VMBackup", "vmbackups", namespaced=True)
+VMRESTORE = Kind("VMRestore", "vmrestores", namespaced=True)
+SCHEDULE = Kind("VMBackupSchedule", "vmbackupschedules", namespaced=True)
 LOCATION = Kind("VMBackupLocation", "vmbackuplocations")
 VMHOST = Kind("VMHost", "vmhosts")
 NAMESPACE = Kind("Namespace", "namespaces", "/api/v1")
 VMI = Kind("VirtualMachineInstance", "virtualmachineinstances", "/apis/kubevirt.io/v1", namespaced=True)
 LEASE = Kind("Lease", "leases", "/apis/coordination.k8s.io/v1", namespaced=True)
 EVENT = Kind("Event", "events", "/apis/events.k8s.io/v1", namespaced=True)
-OURS = (VMBACKUP, LOCATION, VMHOST)
+OURS = (VMBACKUP, VMRESTORE, SCHEDULE, LOCATION, VMHOST)
 
 
 class Resources:
@@ -83,25 +85,40 @@ class Resources:
             return body
         return self._patch(kind, body, {"status": changes}, "/status")
 
-    def add_finalizer(self, kind: Kind, body: Body) -> Body:
+    def add_finalizer(self, kind: Kind, body: Body, finalizer: str = names.FINALIZER) -> Body:
         """Keep the object from vanishing. Raises: as `patch_status`."""
         finalizers = _finalizers(body)
-        if names.FINALIZER in finalizers:
+        if finalizer in finalizers:
             return body
-        return self._patch(kind, body, {"metadata": {"finalizers": [*finalizers, names.FINALIZER]}})
+        return self._patch(kind, body, {"metadata": {"finalizers": [*finalizers, finalizer]}})
 
-    def remove_finalizer(self, kind: Kind, body: Body) -> Body:
+    def remove_finalizer(self, kind: Kind, body: Body, finalizer: str = names.FINALIZER) -> Body:
         """Let the object go. Raises: as `patch_status`."""
         finalizers = _finalizers(body)
-        if names.FINALIZER not in finalizers:
+        if finalizer not in finalizers:
             return body
-        rest = [finalizer for finalizer in finalizers if finalizer != names.FINALIZER]
+        rest = [other for other in finalizers if other != finalizer]
         return self._patch(kind, body, {"metadata": {"finalizers": rest}})
 
-    def delete(self, kind: Kind, body: Body) -> None:
-        """Delete the object that `body` is, not another of its name. Raises: as `patch_status`."""
+    def merge(self, kind: Kind, body: Body, changes: Body, subresource: str = "") -> Body:
+        """Merge changes into the object, as it was read. Raises: as `patch_status`."""
+        return self._patch(kind, body, dict(changes), subresource)
+
+    def create(self, kind: Kind, body: Body) -> Body:
+        """Make a namespaced object. Raises: Conflict: one of its name exists. APIServerAway, NotFound, Denied."""
+        return self.client.create(kind.collection(body["metadata"]["namespace"]), body)
+
+    def delete(self, kind: Kind, body: Body, *, unchanged: bool = False) -> Body | None:
+        """Delete the object that `body` is, not another of its name; if `unchanged`, only as it was read.
+
+        Returns the object when a finalizer keeps it for now, None when it is gone.
+        Raises: as `patch_status`.
+        """
         metadata = body["metadata"]
-        self.client.delete(kind.path(metadata["name"], metadata.get("namespace", "")), metadata["uid"])
+        version = metadata["resourceVersion"] if unchanged else None
+        path = kind.path(metadata["name"], metadata.get("namespace", ""))
+        left = self.client.delete(path, metadata["uid"], version)
+        return left if left.get("kind") == kind.name else None
 
     def put_status(self, kind: Kind, name: str, new: Report) -> Body:
         """Write the status of a cluster-scoped object that only we write; make the object when it is missing.

@@ -12,12 +12,16 @@ from vmbackup.api import names
 from vmbackup.api.host import VMHost
 from vmbackup.api.location import VMBackupLocation
 from vmbackup.api.model import Report
+from vmbackup.api.restore import VMRestore
+from vmbackup.api.schedule import VMBackupSchedule
 from vmbackup.api.vmbackup import ObjectMeta, VMBackup
 from vmbackup.api.vmi import VirtualMachineInstance
 from vmbackup.cluster.client import Body
-from vmbackup.cluster.resources import LOCATION, NAMESPACE, VMBACKUP, VMHOST, VMI, Kind
+from vmbackup.cluster.resources import LOCATION, NAMESPACE, SCHEDULE, VMBACKUP, VMHOST, VMI, VMRESTORE, Kind
+from vmbackup.core.children import Child, child_of
 from vmbackup.core.kstatus import epoch
 from vmbackup.core.samples import Ending, ending
+from vmbackup.core.set_removal import Doomed, doomed
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +41,28 @@ class Finished:
     """All that is kept of a finished backup: there are many, and only their end of life is still ours.
 
     `held`: our finalizer is on it. `expires_at`: seconds since the epoch, None for never. `end`: for the metrics.
+    `child`: what its schedule and retention want to know. `fate`: what becomes of its set when it is deleted.
     """
 
     metadata: ObjectMeta
     held: bool
     expires_at: float | None
     end: Ending
+    child: Child
+    fate: Doomed
 
 
-Model = VMBackup | Finished | VMBackupLocation | VMHost | Namespace | VirtualMachineInstance
+Model = (
+    VMBackup | Finished | VMRestore | VMBackupSchedule | VMBackupLocation | VMHost | Namespace | VirtualMachineInstance
+)
 KEPT_METADATA = frozenset(
     {"name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"}
-    | {"finalizers", "labels"}
+    | {"finalizers", "labels", "annotations"}
 )
 PARSERS: Mapping[Kind, Callable[[Body], Model]] = {
     VMBACKUP: VMBackup.parse,
+    VMRESTORE: VMRestore.parse,
+    SCHEDULE: VMBackupSchedule.parse,
     LOCATION: VMBackupLocation.model_validate,
     VMHOST: VMHost.model_validate,
     NAMESPACE: Namespace.model_validate,
@@ -142,6 +153,12 @@ class Cache:
     def finished(self) -> list[Finished]:
         return [model for model in self._models(VMBACKUP) if isinstance(model, Finished)]
 
+    def schedules(self) -> list[VMBackupSchedule]:
+        return self._models(SCHEDULE)
+
+    def restores(self) -> list[VMRestore]:
+        return self._models(VMRESTORE)
+
     def locations(self) -> dict[str, VMBackupLocation]:
         return {model.metadata.name: model for model in self._models(LOCATION)}
 
@@ -161,7 +178,9 @@ class Cache:
 
 def _slim(body: Body) -> Body:
     """Return the object without what is of no use here."""
-    return {**body, "metadata": {key: value for key, value in body["metadata"].items() if key in KEPT_METADATA}}
+    metadata = {key: value for key, value in body["metadata"].items() if key in KEPT_METADATA}
+    annotations = {key: value for key, value in (metadata.get("annotations") or {}).items() if names.is_ours(key)}
+    return {**body, "metadata": metadata | {"annotations": annotations}}
 
 
 def _finished(backup: VMBackup) -> Finished:
@@ -173,6 +192,8 @@ def _finished(backup: VMBackup) -> Finished:
         held=names.FINALIZER in metadata.finalizers,
         expires_at=None if metadata.deletion_timestamp else expires_at,
         end=ending(backup),
+        child=child_of(backup),
+        fate=doomed(backup),
     )
 
 
@@ -187,9 +208,9 @@ def _essence(model: Model) -> object:
     metadata = model.metadata
     fate = (metadata.deletion_timestamp, metadata.finalizers, metadata.generation)
     if isinstance(model, Finished):
-        return fate, model.held, model.expires_at
-    if isinstance(model, VMBackup):
+        return fate, model.held, model.expires_at, model.child, model.fate
+    if isinstance(model, VMBackup | VMRestore):
         return fate, model.spec.cancel, model.status.node, model.status.phase, model.status.outcome
-    if isinstance(model, VMBackupLocation):
+    if isinstance(model, VMBackupLocation | VMBackupSchedule):
         return fate
     return (fate, model.status) if isinstance(model, VMHost | VirtualMachineInstance) else (fate, model.metadata)

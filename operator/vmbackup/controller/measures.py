@@ -2,13 +2,14 @@
 
 import time
 
+from vmbackup.api.restore import VMRestore, kind_of
 from vmbackup.api.vmbackup import Method, Outcome, SourceKind
 from vmbackup.cluster.lease import Election
 from vmbackup.controller.cache import OPTIONAL, WATCHED, Cache
 from vmbackup.controller.survey import Survey
 from vmbackup.core import metrics
-from vmbackup.core.metrics import BACKUPS, BYTES, DURATION, HEARTBEAT, LEADER, WATCH_AGE, Samples
-from vmbackup.core.samples import NO_METHOD, Ending, last_successes, merged, queue
+from vmbackup.core.metrics import BACKUPS, BYTES, DURATION, HEARTBEAT, LEADER, RESTORES, WATCH_AGE, Samples
+from vmbackup.core.samples import ABANDONED, NO_METHOD, Ending, last_successes, merged, proofs, queue
 from vmbackup.door.health import Health
 from vmbackup.door.metrics import Metrics
 
@@ -42,11 +43,17 @@ class Measures:
         if end.result == Outcome.SUCCEEDED:
             self.metrics.count(BYTES, (end.method, namespace), end.stored_bytes)
 
+    def restored(self, restore: VMRestore) -> None:
+        """Count the end of a restore. Called once for each, by whoever leads."""
+        kind = str(kind_of(restore.spec)) if restore.spec.target.proof is None else restore.spec.target.proof.kind
+        result = str(restore.status.outcome) if restore.status.outcome and restore.finished else ABANDONED
+        self.metrics.count(RESTORES, (result, kind, restore.metadata.namespace))
+
     def _look(self, survey: Survey, election: Election, health: Health) -> Samples:
         cache, now = self._cache, time.time()
-        for counter in (BACKUPS, BYTES):
+        for counter in (BACKUPS, BYTES, RESTORES):
             self.metrics.keep(counter, "namespace", cache.namespaces())
-        vmis = cache.vmis()
+        vmis, ends = cache.vmis(), [each.end for each in cache.finished()]
         vms = {
             SourceKind.DOMAIN: {(vm.namespace, vm.name) for host in cache.hosts().values() for vm in host.status.vms},
             SourceKind.VMI: set(vmis),
@@ -56,7 +63,8 @@ class Measures:
         return merged(
             (
                 queue(cache.backups(), now),
-                last_successes((each.end for each in cache.finished()), vms),
+                last_successes(ends, vms),
+                proofs(ends),
                 {
                     WATCH_AGE: {(kind.plural,): ages[kind.name] for kind in watched if kind.name in ages},
                     HEARTBEAT: {(node,): now - silence for node, silence in survey.silences().items()},

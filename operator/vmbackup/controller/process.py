@@ -19,7 +19,12 @@ from vmbackup.cluster.resources import VMHOST, Kind, Resources
 from vmbackup.controller.cache import OPTIONAL, WATCHED, Cache
 from vmbackup.controller.measures import Measures
 from vmbackup.controller.reconcile import Reconciler
+from vmbackup.controller.restores import Restores
+from vmbackup.controller.schedules import Schedules
+from vmbackup.controller.set_removals import SetRemovals
 from vmbackup.controller.survey import Survey
+from vmbackup.controller.writer import Writer
+from vmbackup.core.set_removal import Patience
 from vmbackup.core.turns import Limits
 from vmbackup.door.health import LOOP_SECONDS, Health, serve
 from vmbackup.door.logs import Style, log_to_stderr
@@ -84,6 +89,11 @@ class Controller:
         )
         self._reconciler = Reconciler(cache, resources, self._recorder, self._survey.live_nodes, limits, self.measures)
         self.measures.look_at(self._survey, self._election, self.health)
+        writer = Writer(cache, resources, self._recorder)
+        self._schedules = Schedules(writer)
+        self._restores = Restores(writer, self._survey.live_nodes, limits, self.measures)
+        patience = Patience(limits.removal_seconds, limits.abandon_seconds)
+        self._set_removals = SetRemovals(writer, self._survey.live_nodes, patience)
 
     def stop(self, code: int) -> None:
         """End the process soon, with this exit code."""
@@ -138,6 +148,9 @@ class Controller:
         began = time.monotonic()
         try:
             self._reconciler.reconcile(time.time())
+            self._set_removals.reconcile(time.time())
+            self._schedules.reconcile(time.time())
+            self._restores.reconcile(time.time())
         except APIServerAway as away:
             log.warning("%s", away)
             self._stopping.wait(AWAY_SECONDS)

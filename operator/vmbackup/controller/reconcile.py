@@ -148,8 +148,11 @@ class Reconciler:
 
     def _expire(self, body: Body) -> None:
         metadata = body["metadata"]
-        self._resources.delete(VMBACKUP, body)
-        self._cache.drop(VMBACKUP, metadata["uid"])
+        left = self._resources.delete(VMBACKUP, body)
+        if left is None:
+            self._cache.drop(VMBACKUP, metadata["uid"])
+        else:
+            self._cache.put(VMBACKUP, left)  # a finalizer keeps it; the watch may have told of the deletion already
         log.info("%s/%s: removed, ttlSecondsAfterFinished is over", metadata["namespace"], metadata["name"])
 
     def _gather(self, location: VMBackupLocation, scene: Scene, now: float) -> None:

@@ -49,6 +49,24 @@ LAST_SUCCESS = Metric(
     "End of a VM's last successful backup, of the VMBackups that are there.",
     ("namespace", "vm"),
 )
+RESTORES = Metric(
+    "vmbackup_restores_total",
+    "counter",
+    "VMRestores that ended, by result and kind.",
+    ("result", "kind", "namespace"),
+)
+LAST_PROOF = Metric(
+    "vmbackup_last_proof_timestamp_seconds",
+    "gauge",
+    "When a set of a VM last stood a proof of this kind, of the VMBackups that are there.",
+    ("namespace", "vm", "kind"),
+)
+UNPROVED_SETS = Metric(
+    "vmbackup_failed_proof_sets",
+    "gauge",
+    "Sets of a VM whose last proof of this kind failed, of the VMBackups that are there.",
+    ("namespace", "vm", "kind"),
+)
 WATCH_AGE = Metric(
     "vmbackup_watch_age_seconds",
     "gauge",
@@ -60,7 +78,10 @@ HEARTBEAT = Metric(
 )
 LEADER = Metric("vmbackup_leader", "gauge", "Whether this replica of the controller leads.")
 
-CONTROLLER = (BACKUPS, DURATION, BYTES, QUEUE_DEPTH, QUEUE_OLDEST, LAST_SUCCESS, WATCH_AGE, HEARTBEAT, LEADER)
+CONTROLLER = (
+    *(BACKUPS, DURATION, BYTES, QUEUE_DEPTH, QUEUE_OLDEST, LAST_SUCCESS, RESTORES, LAST_PROOF, UNPROVED_SETS),
+    *(WATCH_AGE, HEARTBEAT, LEADER),
+)
 
 FROZEN = Metric(
     "vmbackup_frozen_seconds",

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import Outcome, Phase, SourceKind, VMBackup
@@ -10,6 +11,7 @@ from vmbackup.core.kstatus import epoch
 from vmbackup.core.metrics import (
     FROZEN,
     FROZEN_GUESTS,
+    LAST_PROOF,
     LAST_SUCCESS,
     MERGE_DEBT_OLDEST,
     MERGE_DEBTS,
@@ -17,6 +19,7 @@ from vmbackup.core.metrics import (
     QUEUE_DEPTH,
     QUEUE_OLDEST,
     STRANDED,
+    UNPROVED_SETS,
     Labels,
     Metric,
     Samples,
@@ -26,6 +29,14 @@ NO_METHOD = "None"
 ABANDONED = "Abandoned"
 
 VM = tuple[str, str]  # namespace and name
+
+
+class Proof(NamedTuple):
+    """The newest proof of one kind. `at`: seconds since the epoch."""
+
+    kind: str
+    succeeded: bool
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,7 @@ class Ending:
     started_at: float | None
     ended_at: float | None
     stored_bytes: int
+    proofs: tuple[Proof, ...] = ()
 
     @property
     def duration_seconds(self) -> float | None:
@@ -62,6 +74,7 @@ def ending(backup: VMBackup) -> Ending:
         started_at=epoch(status.start_time) if status.start_time else None,
         ended_at=epoch(status.completion_time) if status.completion_time else None,
         stored_bytes=status.stored_bytes or 0,
+        proofs=tuple(Proof(one.kind, one.succeeded, epoch(one.time)) for one in status.proofs),
     )
 
 
@@ -82,6 +95,19 @@ def last_successes(endings: Iterable[Ending], vms: Mapping[SourceKind, Collectio
         if each.result == Outcome.SUCCEEDED and each.ended_at is not None and there:
             newest[each.vm] = max(each.ended_at, newest.get(each.vm, 0.0))
     return {LAST_SUCCESS: newest}
+
+
+def proofs(endings: Iterable[Ending]) -> Samples:
+    """Return when sets of each VM last stood a proof, and how many did not."""
+    stood: dict[Labels, float] = {}
+    failed: dict[Labels, float] = {}
+    for each in endings:
+        for proof in each.proofs:
+            labels = (*each.vm, proof.kind)
+            failed[labels] = failed.get(labels, 0) + (not proof.succeeded)
+            if proof.succeeded:
+                stood[labels] = max(proof.at, stood.get(labels, 0.0))
+    return {LAST_PROOF: stood, UNPROVED_SETS: failed}
 
 
 def debts(runs: Iterable[Run], node: str, now: float) -> Samples:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from vmbackup.api import names
 from vmbackup.api.conditions import Reason
 from vmbackup.api.host import VMHost
 from vmbackup.api.location import NamespaceSelector, VMBackupLocation
@@ -20,12 +21,14 @@ class Limits:
     """What is bounded.
 
     per_node: backups that may run on a node at once. grace_seconds: how long a missing VM or location may come.
-    abandon_seconds: how long a deleted backup waits for the silent agent of its node.
+    abandon_seconds: how long a deleted backup waits for the silent agent of its node. removal_seconds: how long it
+    waits for the removal of its set, once an agent has recorded that.
     """
 
     per_node: int = 2
     grace_seconds: float = 60.0
     abandon_seconds: float = 900.0
+    removal_seconds: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ MISSING = frozenset({Reason.WAITING_FOR_VM, Reason.LOCATION_NOT_FOUND, Reason.LO
 
 def plan_turns(scene: Scene, limits: Limits, now: float) -> list[Turn]:
     """Return what is to be done with every unfinished backup; those that run on live nodes need nothing."""
-    under_way = [backup for backup in scene.backups if not backup.finished]
+    under_way = [backup for backup in scene.backups if not backup.finished and not _is_import(backup)]
     inventory = Inventory(scene.hosts, scene.live_nodes, scene.vmis)
     board = _Board(limits, inventory, scene)
     bound = [backup for backup in under_way if backup.status.node]
@@ -98,6 +101,11 @@ def plan_turns(scene: Scene, limits: Limits, now: float) -> list[Turn]:
     waiting = sorted((backup for backup in under_way if not backup.status.node), key=_age)
     lost = [_lost(backup, limits, now) for backup in bound if backup.status.node not in scene.live_nodes]
     return [*lost, *(board.turn(backup, now) for backup in waiting)]
+
+
+def _is_import(backup: VMBackup) -> bool:
+    """Return whether the resource stands for a set that is there already: nothing is to be backed up."""
+    return names.ANNOTATION_IMPORTED in backup.metadata.annotations
 
 
 def _age(backup: VMBackup) -> tuple[str, str]:

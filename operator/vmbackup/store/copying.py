@@ -38,15 +38,23 @@ def copy_disk(task: Task, run: Run, disk: RunDisk, layers: tuple[Layer, ...], im
 
     Raises: Failed: the base is or was written to, a child failed. OSError: no space, I/O error. Stopped.
     """
+    limit = -(-run.spec.limit_bytes_per_second // len(run.disks))  # rounded up: 0 would be no limit
+    return copy_layers(task, layers, image, disk.image_format, limit)
+
+
+def copy_layers(task: Task, layers: tuple[Layer, ...], image: int, image_format: str, limit: int = 0) -> Result:
+    """Fill the open, empty file `image` from a chain that is open. limit: bytes per second, 0 for none.
+
+    Raises: as `copy_disk`.
+    """
     top = layers[0]
     before = [_state(layer) for layer in layers]
-    plain_file = len(layers) == 1 and not top.is_block and disk.image_format == top.format
-    limit = -(-run.spec.limit_bytes_per_second // len(run.disks))  # rounded up: 0 would be no limit
+    plain_file = len(layers) == 1 and not top.is_block and image_format == top.format
     if not (plain_file and _clone(top.file, image)):
         if plain_file:
             _copy_extents(task, top.file, image, limit)
         else:
-            _convert(task, disk, layers, image, limit)
+            _convert(task, image_format, layers, image, limit)
     for layer, seen in zip(layers, before, strict=True):
         if _state(layer) != seen:
             raise _failed(f"{layer.path} was written to while it was copied, so the copy is of no single moment")
@@ -130,14 +138,14 @@ def _move_through_us(source: int, image: int, offset: int, count: int) -> int:
     return len(data)
 
 
-def _convert(task: Task, disk: RunDisk, layers: tuple[Layer, ...], image: int, limit: int) -> None:
+def _convert(task: Task, image_format: str, layers: tuple[Layer, ...], image: int, limit: int) -> None:
     """Flatten by qemu-img. Never -U: a lock that it cannot get means that the copy is not safe."""
     node: dict[str, object] | None = None
     for layer in reversed(layers):
         node = layer.node if node is None else {**layer.node, "backing": node}
     speed = ["-r", str(limit)] if limit else []
     ended = run_child(
-        ["qemu-img", "convert", *speed, "-O", disk.image_format, f"json:{json.dumps(node)}", f"/proc/self/fd/{image}"],
+        ["qemu-img", "convert", *speed, "-O", image_format, f"json:{json.dumps(node)}", f"/proc/self/fd/{image}"],
         files=(*(layer.file for layer in layers), image),
         limits=Limits(),
         started=task.started,

@@ -44,7 +44,7 @@ class NodeJournal:
                 stream.flush()
                 os.fsync(stream.fileno())
             fresh.rename(path)
-            _sync(self._runs)
+            sync_directory(self._runs)
         except OSError as error:
             raise Failed(
                 Reason.STORE_ERROR,
@@ -56,7 +56,7 @@ class NodeJournal:
         """Remove the record. One that stays is seen again at the next start, finished: so it is only logged."""
         try:
             self._path(run).unlink(missing_ok=True)
-            _sync(self._runs)
+            sync_directory(self._runs)
         except OSError as error:
             _log.error("the record of the finished run %s cannot be removed: %s", run.uid, error)
 
@@ -95,7 +95,7 @@ class NodeJournal:
 
     @contextmanager
     def _held(self, name: str, taken: str) -> Iterator[None]:
-        path = self._locks / f"{_plain(name)}.lock"
+        path = self._locks / f"{plain_name(name)}.lock"
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
@@ -116,7 +116,7 @@ class NodeJournal:
             os.close(file)
 
     def _path(self, run: Run) -> Path:
-        return self._runs / f"{_plain(run.uid)}.json"
+        return self._runs / f"{plain_name(run.uid)}.json"
 
 
 def read_runs(state: Path) -> tuple[tuple[Run, ...], tuple[Path, ...]]:
@@ -139,13 +139,13 @@ def _read(directory: Path) -> tuple[tuple[Run, ...], dict[Path, Exception]]:
     return tuple(found), unreadable
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     if not _PLAIN.fullmatch(name):
         raise Failed(Reason.STORE_ERROR, f"{name!r} is no UID: it cannot name a file of the journal")
     return name
 
 
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(file)

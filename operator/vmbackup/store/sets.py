@@ -101,24 +101,24 @@ def _remove(directory: int, name: str, run: Run) -> None:
         owner = owner_uid(partial)
         if owner != run.uid and (owner or os.listdir(partial)):
             raise _foreign(run)
-        _empty(partial, last=(names.DOMAIN_FILE, OWNER_FILE, names.MANIFEST_FILE))
+        empty_directory(partial, last=(names.DOMAIN_FILE, OWNER_FILE, names.MANIFEST_FILE))
     finally:
         os.close(partial)
     os.rmdir(name, dir_fd=directory)
     os.fsync(directory)
 
 
-def _empty(directory: int, last: tuple[str, ...] = (), depth: int = 0) -> None:
+def empty_directory(directory: int, last: tuple[str, ...] = (), depth: int = 0) -> None:
     """Remove what is in a directory, links as links; what tells that it is ours goes last."""
     if depth > _DEPTH_MAX:
         raise Failed(
             Reason.STORE_ERROR, f"directories are nested deeper than {_DEPTH_MAX}: not made by us, not removed"
         )
-    for name in sorted(os.listdir(directory), key=lambda name: name in last):
+    for name in sorted(os.listdir(directory), key=lambda name: last.index(name) + 1 if name in last else 0):
         if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
             inner = enter(directory, name, name)
             try:
-                _empty(inner, depth=depth + 1)
+                empty_directory(inner, depth=depth + 1)
             finally:
                 os.close(inner)
             os.rmdir(name, dir_fd=directory)

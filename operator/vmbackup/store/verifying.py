@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 import os
+import time
+from dataclasses import dataclass
 
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Run, RunDisk
@@ -30,10 +32,27 @@ def verify_image(task: Task, run: Run, disk: RunDisk, image: int) -> Result:
     """
     _await_unlocked(task, disk, image)
     os.fsync(image)
+    return verify_content(task, Expected(disk.image, disk.image_format, disk.virtual_bytes), image, run.spec.verify)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an image must be: complete in itself, of this format and size. `image`: its name, for messages."""
+
+    image: str
+    image_format: str
+    virtual_bytes: int
+
+
+def verify_content(task: Task, disk: Expected, image: int, verify: Verify, limit_bytes_per_second: int = 0) -> Result:
+    """Verify an open image that nobody writes to, as far as `verify` asks.
+
+    Raises: Failed: it is not what is expected. OSError: it cannot be read. Stopped.
+    """
     _compare(disk, image)
-    if run.spec.verify is not Verify.NONE and disk.image_format == "qcow2":
-        _check(task, run, disk, image)
-    sha256 = _digest(task, image) if run.spec.verify is Verify.CHECKSUM else ""
+    if verify is not Verify.NONE and disk.image_format == "qcow2":
+        _check(task, disk, image)
+    sha256 = _digest(task, image, limit_bytes_per_second) if verify is Verify.CHECKSUM else ""
     return Result(allocated_bytes(image), sha256)
 
 
@@ -47,7 +66,7 @@ def _await_unlocked(task: Task, disk: RunDisk, image: int) -> None:
         waited_seconds += 0.05
 
 
-def _compare(disk: RunDisk, image: int) -> None:
+def _compare(disk: Expected, image: int) -> None:
     """Compare what the image says of itself with the disk, without opening anything that it names."""
     if disk.image_format != "qcow2":
         virtual_bytes = -(-os.fstat(image).st_size // SECTOR_BYTES) * SECTOR_BYTES  # QEMU shows whole sectors
@@ -66,7 +85,7 @@ def _compare(disk: RunDisk, image: int) -> None:
         raise _broken(disk, f"it holds {sizes}; was the disk resized during the backup?")
 
 
-def _check(task: Task, run: Run, disk: RunDisk, image: int) -> None:
+def _check(task: Task, disk: Expected, image: int) -> None:
     # qemu-img check keeps 2 bytes per cluster in memory; the smallest cluster is 512 bytes.
     memory_bytes = GIB + disk.virtual_bytes // 128
     # A node with nothing below it: should somebody change the header now, no file that it names is opened.
@@ -88,19 +107,22 @@ def _check(task: Task, run: Run, disk: RunDisk, image: int) -> None:
         raise _broken(disk, f"qemu-img check found {counts}: {ended.last_words or 'no details'}")
     if ended.code == _LEAKS:
         leaks = found.get("leaks", 0)
-        _log.info("VM %s, disk %s: %s clusters of the image are allocated but unused", run.domain, disk.target, leaks)
+        _log.info("%s: %s: %s clusters of the image are allocated but unused", task.name, disk.image, leaks)
 
 
-def _digest(task: Task, image: int) -> str:
+def _digest(task: Task, image: int, limit_bytes_per_second: int = 0) -> str:
     digest = hashlib.sha256()
     offset = 0
+    started = time.monotonic()
     while data := os.pread(image, READ_BYTES, offset):
         task.check()
         digest.update(data)
         offset += len(data)
         task.bytes_done = offset
+        if limit_bytes_per_second:
+            task.rest(max(0.0, offset / limit_bytes_per_second - (time.monotonic() - started)))
     return digest.hexdigest()
 
 
-def _broken(disk: RunDisk, words: str) -> Failed:
+def _broken(disk: RunDisk | Expected, words: str) -> Failed:
     return Failed(Reason.VERIFICATION_FAILED, f"{disk.image}: {words}", heals=True)

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from vmbackup.api.conditions import Reason
-from vmbackup.api.journal import Run
 from vmbackup.core.facts import Work
 from vmbackup.core.ports import Wake
 from vmbackup.errors import Failed, VMBackupError
@@ -112,6 +111,19 @@ class Task:
             ended()
 
 
+class Owner(Protocol):
+    """Whose works they are: a run of a backup or of a restore."""
+
+    @property
+    def uid(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def location_path(self) -> str: ...
+
+
 class Works:
     """The tasks of all runs, by run, attempt and disk target."""
 
@@ -120,7 +132,7 @@ class Works:
         self._lock = threading.Lock()
         self._tasks: dict[tuple[str, int, str], Task] = {}
 
-    def start(self, run: Run, target: str, kind: Literal["copy", "verify"], body: Callable[[Task], Result]) -> None:
+    def start(self, run: Owner, target: str, kind: Literal["copy", "verify"], body: Callable[[Task], Result]) -> None:
         """Start a task for one disk. One of the same kind that still runs is left alone."""
         key = (run.uid, run.attempt, target)
         with self._lock:
@@ -128,16 +140,16 @@ class Works:
             if old is not None and old.facts().state == "running":
                 if old.kind == kind:
                     return
-                raise Failed(Reason.STORE_ERROR, f"VM {run.domain}, disk {target}: a {old.kind} runs already")
+                raise Failed(Reason.STORE_ERROR, f"{run.key}, disk {target}: a {old.kind} runs already")
             task = self._tasks[key] = Task(kind, f"{kind} {run.key} {target}", run.location_path)
             task.start(body, self._wake)
 
-    def facts(self, run: Run) -> dict[str, Work]:
+    def facts(self, run: Owner) -> dict[str, Work]:
         with self._lock:
             mine = {key[2]: task for key, task in self._tasks.items() if key[:2] == (run.uid, run.attempt)}
         return {target: task.facts() for target, task in mine.items()}
 
-    def stop(self, run: Run) -> None:
+    def stop(self, run: Owner) -> None:
         """Stop and forget all tasks of a run. One that does not end is left behind: the VM must not wait for it."""
         with self._lock:
             keys = [key for key in self._tasks if key[0] == run.uid]

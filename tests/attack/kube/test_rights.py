@@ -32,7 +32,9 @@ NEVER = [
     "patch customresourcedefinitions.apiextensions.k8s.io",
     "patch namespaces",
     "delete namespaces",
-    "create vmbackups.vmbackup.dev",
+    "create vmbackupschedules.vmbackup.dev",
+    "patch vmbackupschedules.vmbackup.dev",
+    "delete vmbackupschedules.vmbackup.dev",
     "create vmbackuplocations.vmbackup.dev",
     "patch vmbackuplocations.vmbackup.dev",
     "get configmaps",
@@ -40,6 +42,14 @@ NEVER = [
     "patch daemonsets.apps",
 ]
 AGENT_NEVER = [
+    "create vmbackups.vmbackup.dev",
+    "create vmrestores.vmbackup.dev",
+    "patch vmrestores.vmbackup.dev",
+    "update vmrestores.vmbackup.dev",
+    "delete vmrestores.vmbackup.dev",
+    "update vmrestores.vmbackup.dev/status",
+    "get vmbackupschedules.vmbackup.dev",
+    "patch vmbackupschedules.vmbackup.dev/status",
     "patch vmbackups.vmbackup.dev",
     "update vmbackups.vmbackup.dev",
     "delete vmbackups.vmbackup.dev",
@@ -52,6 +62,9 @@ AGENT_NEVER = [
     "delete events.events.k8s.io",
 ]
 CONTROLLER_NEVER = [
+    "update vmbackups.vmbackup.dev",
+    "deletecollection vmbackups.vmbackup.dev",
+    "deletecollection vmrestores.vmbackup.dev",
     "patch vmhosts.vmbackup.dev/status",
     "create vmhosts.vmbackup.dev",
     "delete leases.coordination.k8s.io",
@@ -110,6 +123,8 @@ def test_secret_is_really_not_given_out(cluster: Cluster, node_1: Agent, account
 TENANT_NEVER = [
     "patch vmbackups.vmbackup.dev/status",
     "update vmbackups.vmbackup.dev/status",
+    "patch vmrestores.vmbackup.dev/status",
+    "patch vmbackupschedules.vmbackup.dev/status",
     "create vmbackuplocations.vmbackup.dev",
     "patch vmbackuplocations.vmbackup.dev",
     "list vmhosts.vmbackup.dev",
@@ -142,8 +157,10 @@ def test_tenant_writes_no_status_and_no_location(cluster: Cluster, tenant: str, 
     assert cluster.can_i(tenant, *question(deed), "--namespace=team-a").strip().startswith("no")
 
 
+@pytest.mark.parametrize("kind", ["vmbackups", "vmrestores", "vmbackupschedules"])
 @pytest.mark.parametrize("verb", ["get", "list", "watch", "create", "patch", "delete", "deletecollection"])
-def test_tenant_reaches_no_backup_of_another_namespace(cluster: Cluster, tenant: str, verb: str) -> None:
-    assert cluster.can_i(tenant, verb, "vmbackups.vmbackup.dev", "--namespace=team-a").strip() == "yes"
-    assert cluster.can_i(tenant, verb, "vmbackups.vmbackup.dev", "--namespace=team-b").strip().startswith("no")
-    assert cluster.can_i(tenant, verb, "vmbackups.vmbackup.dev", "--all-namespaces").strip().startswith("no")
+def test_tenant_reaches_no_backup_of_another_namespace(cluster: Cluster, tenant: str, verb: str, kind: str) -> None:
+    resource = f"{kind}.vmbackup.dev"
+    assert cluster.can_i(tenant, verb, resource, "--namespace=team-a").strip() == "yes"
+    assert cluster.can_i(tenant, verb, resource, "--namespace=team-b").strip().startswith("no")
+    assert cluster.can_i(tenant, verb, resource, "--all-namespaces").strip().startswith("no")

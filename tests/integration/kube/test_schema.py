@@ -34,6 +34,7 @@ def test_defaults_are_filled_in(api: Any) -> None:
         "verify": "Check",
         "deadlineSeconds": 3600,
         "overlay": {"maxBytes": "20Gi", "maxSeconds": 1800},
+        "deletionPolicy": "Retain",
         "cancel": False,
     }
 
@@ -92,7 +93,7 @@ def test_spec_changed_after_creation(api: Any, field: str, before: dict[str, Any
 
 def test_every_field_of_the_spec_was_tried() -> None:
     fields = VMBackupSpec.model_json_schema()["properties"]
-    assert {field for field, _, _ in CHANGES} == set(fields) - {"cancel"}
+    assert {field for field, _, _ in CHANGES} == set(fields) - {"cancel", "deletionPolicy"}
 
 
 def test_same_spec_again_is_no_change(api: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 from kubernetes import client, config
 
 from integration.system.programs import Node, Stage
+from integration.system.restores import Restores
 from integration.system.tenant import Tenant
 from testbed.controlplane import ControlPlane
 from testbed.hypervisor import Libvirtd
@@ -78,6 +79,14 @@ def stranger(stage: Stage, api: client.ApiClient) -> Iterator[Tenant]:
 def tenant(stage: Stage, api: client.ApiClient) -> Iterator[Tenant]:
     """A user with a namespace and a location."""
     yield from _tenant(stage, api)
+
+
+@pytest.fixture
+def restores(tenant: Tenant) -> Iterator[Restores]:
+    """The restores of that user."""
+    found = Restores(tenant)
+    yield found
+    found.leave()
 
 
 def _tenant(stage: Stage, api: client.ApiClient) -> Iterator[Tenant]:

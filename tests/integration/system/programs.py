@@ -85,6 +85,7 @@ class Node:
     def new_agent(self, name: str = "agent", *, state: Path | None = None, kubeconfig: Path | None = None) -> Program:
         """Return an agent of this node that does not run yet."""
         flags = ["--node", self.name, "--state", str(state or self.state), "--probe-port", "0", *ANY_METRICS_PORT]
+        flags += ["--images", str(self.host.images)]
         command = (*COMMAND, "agent", "--namespace", SYSTEM_NAMESPACE, *flags)
         variables = {"KUBECONFIG": str(kubeconfig or self._kubeconfig), "LIBVIRT_DEFAULT_URI": self.host.uri}
         arguments = (*READ_ONLY_MOUNT, MOUNT_AND_EXEC, str(self.read_only), *command)
@@ -117,6 +118,8 @@ class Stage:
             "--missing-seconds",
             "5",
             *ANY_METRICS_PORT,
+            "--removal-seconds",
+            "10",
         ]
         self.controller = Program(command, directory / "controller.log", {"KUBECONFIG": str(kubeconfig)})
 

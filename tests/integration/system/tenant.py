@@ -154,7 +154,8 @@ class Tenant(Machines):
         name = (node or self.stage.nodes["node-1"]).name
 
         def listed() -> bool:
-            status = json.loads(self.kubectl("get", "vmhost", name, "-o", "json")).get("status", {})
+            shown = self.kubectl("get", "vmhost", name, "--ignore-not-found", "-o", "json")  # made by a new agent
+            status = json.loads(shown or "{}").get("status", {})
             return (self.namespace, vm) in {(each["namespace"], each["name"]) for each in status.get("vms", ())}
 
         eventually(listed, f"VMHost {name} lists {vm}")

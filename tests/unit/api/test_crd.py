@@ -9,10 +9,8 @@ import yaml
 from pydantic import Field
 
 from vmbackup.api import crd, names
-from vmbackup.api.location import VMBackupLocation
 from vmbackup.api.model import Document
 from vmbackup.api.structural import structural
-from vmbackup.api.vmbackup import VMBackup
 
 SAMPLES = Path(__file__).resolve().parents[3] / "manifests" / "samples"
 CRDS = {name: yaml.safe_load(text) for name, text in crd.files().items()}
@@ -96,5 +94,5 @@ def test_a_field_that_no_crd_should_have_is_named(model: type[Document], message
 @pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.yaml")), ids=lambda path: path.name)
 def test_samples_are_valid(path: Path) -> None:
     body = yaml.safe_load(path.read_text())
-    model = {"VMBackup": VMBackup, "VMBackupLocation": VMBackupLocation}[body["kind"]]
-    assert model.model_validate(body).metadata.name
+    model = {resource.model.__name__: resource.model for resource in crd.RESOURCES}[body["kind"]]
+    assert model.model_validate(body).model_dump()["metadata"]["name"]

@@ -5,14 +5,18 @@ from typing import Any, cast
 import pytest
 
 from fakes.apiserver import FakeApiServer
-from fakes.objects import backup_body, host, location
+from fakes.objects import CREATED, backup_body, host, location
 from vmbackup.api.host import HostedVM, LocationSpace
 from vmbackup.cluster.client import Client
 from vmbackup.cluster.events import Happening, Recorder
-from vmbackup.cluster.resources import LOCATION, VMBACKUP, VMHOST, Kind, Resources
+from vmbackup.cluster.resources import LOCATION, SCHEDULE, VMBACKUP, VMHOST, Kind, Resources
 from vmbackup.controller.cache import WATCHED, Cache
 from vmbackup.controller.measures import Measures
 from vmbackup.controller.reconcile import Reconciler
+from vmbackup.controller.schedules import Schedules
+from vmbackup.controller.set_removals import SetRemovals
+from vmbackup.controller.writer import Writer
+from vmbackup.core.set_removal import Patience
 from vmbackup.core.turns import Limits
 
 
@@ -44,12 +48,22 @@ class Stage:
             self.limits,
             self.measures,
         )
+        self.writer = Writer(self.cache, self.resources, cast(Recorder, self.happenings))
+        self.schedules = Schedules(self.writer)
+        self.set_removals = SetRemovals(self.writer, lambda: frozenset(self.live), Patience())
 
     def _wake(self) -> None:
         self.wakes += 1
 
     def backup(self, name: str, namespace: str = "team-a", **parts: Any) -> None:
         self._put(VMBACKUP, name, namespace, backup_body(name, namespace, **parts))
+
+    def schedule(self, name: str = "nightly", status: dict[str, Any] | None = None, **spec: Any) -> None:
+        """Make a schedule of VM web at half past two each night, made at the time of fakes.objects.CREATED."""
+        full = {"schedule": "30 2 * * *", "vms": {"names": ["web"]}, "template": {"spec": {"location": "nightly"}}}
+        metadata = {"name": name, "namespace": "team-a", "generation": 1, "creationTimestamp": CREATED}
+        body = {"metadata": metadata, "spec": full | spec, "status": status or {}}
+        self._put(SCHEDULE, name, "team-a", body)
 
     def location(self, name: str = "nightly", **spec: Any) -> None:
         self._put(LOCATION, name, "", location(name, **spec).model_dump(mode="json", by_alias=True))

@@ -1,0 +1,25 @@
+-- As kstatus judges it: Stalled and Reconciling are there only when they are True.
+local hs = {status = "Progressing", message = "Nobody has looked at this VMRestore yet"}
+
+if obj.status == nil or obj.status.conditions == nil then
+  return hs
+end
+-- A restore that is over stays so: all that can still be changed is `cancel`, and it comes too late.
+if obj.status.phase ~= "Done" and obj.status.observedGeneration ~= obj.metadata.generation then
+  hs.message = "The latest change of the spec was not seen yet"
+  return hs
+end
+for _, condition in ipairs(obj.status.conditions) do
+  if condition.type == "Stalled" and condition.status == "True" then
+    hs.status = "Degraded"
+    hs.message = condition.reason .. ": " .. condition.message
+    return hs
+  end
+  if condition.type == "Ready" then
+    if condition.status == "True" then
+      hs.status = "Healthy"
+    end
+    hs.message = condition.reason .. ": " .. condition.message
+  end
+end
+return hs

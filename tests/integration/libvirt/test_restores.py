@@ -1,0 +1,342 @@
+"""A set comes back: as a second VM, as files, in place of the VM's own disks, at once; and is proved by booting it."""
+
+import contextlib
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from integration.libvirt.machines import VM
+from integration.libvirt.restores import RestoreEngine, images, process, restore
+from integration.libvirt.rig import NAMESPACE, Rig
+from testbed.guests import Disk
+from testbed.images import qemu_img
+from vmbackup.api.conditions import Reason
+from vmbackup.api.restore_journal import RestoreRun
+from vmbackup.api.vmbackup import Outcome
+from vmbackup.core.facts import Wishes
+from vmbackup.errors import Refused
+from vmbackup.units import MIB
+
+MARK = 16 * MIB  # where tests write what tells one content from another
+
+
+def backed_up(rig: Rig, *, method: str = "Push", verify: str = "Checksum") -> VM:
+    """Return a VM of two disks with a set; what it has written since is 0x77."""
+    vm = rig.vm(Disk(rig.image("a", mib=64)), Disk(rig.image("b", "raw", mib=32), "vdb", "raw"))
+    vm.writes("vda", MARK, MIB, 0x11)
+    vm.writes("vdb", MARK, MIB, 0x22)
+    run = rig.run(vm, method=method, verify=verify)
+    assert run.outcome is Outcome.SUCCEEDED, run.failure
+    vm.writes("vda", MARK, MIB, 0x77)
+    vm.writes("vdb", MARK, MIB, 0x77)
+    return vm
+
+
+@pytest.fixture
+def restored(rig: Rig) -> Iterator[None]:
+    """Remove what tests have restored."""
+    yield
+    connection = libvirt.open(rig.daemon.uri)
+    for domain in connection.listAllDomains():
+        if domain.name().startswith(f"{NAMESPACE}_back"):
+            with contextlib.suppress(libvirt.libvirtError):
+                domain.destroy()
+            with contextlib.suppress(libvirt.libvirtError):
+                domain.undefine()
+    connection.close()
+
+
+def of_restored(rig: Rig, run: RestoreRun) -> VM:
+    return VM(rig.daemon, run.domain, run.domain_uuid, images(rig), {d.target: Path(d.file) for d in run.disks})
+
+
+def holds(vm: VM, *, vda: int, vdb: int) -> bool:
+    return vm.holds("vda", MARK, vda) and vm.holds("vdb", MARK, vdb)
+
+
+def left(rig: Rig) -> list[str]:
+    """Return what a restore must not leave: working files, protections of sets, kept images."""
+    hidden = [path for top in (images(rig), rig.location, rig.disks) for path in top.rglob(".*")]
+    return sorted(str(path) for path in [*hidden, *rig.disks.rglob("*.before-restore.*")])
+
+
+pytestmark = pytest.mark.usefixtures("restored")
+
+
+# -- a second VM ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["Push", "Snapshot"])
+def test_a_second_vm_with_the_content_of_the_set_runs_beside_the_first(rig: Rig, method: str) -> None:
+    vm = backed_up(rig, method=method)
+    run = restore(rig, vm.short_name, {"new_domain": {"name": "back", "start": True}})
+    assert run.outcome is Outcome.SUCCEEDED, run.failure
+    second = of_restored(rig, run)
+    assert second.portrait().state == "running"
+    assert vm.portrait().state == "running"
+    assert second.xml().findtext("name") == f"{NAMESPACE}_back"
+    assert second.uuid != vm.uuid
+    assert holds(second, vda=0x11, vdb=0x22)
+    assert holds(vm, vda=0x77, vdb=0x77)
+    assert left(rig) == []
+
+
+def test_a_lost_vm_comes_back_from_its_set_alone(rig: Rig) -> None:
+    vm = backed_up(rig)
+    vm.remove()
+    shutil.rmtree(rig.disks)
+    rig.disks.mkdir()
+    run = restore(rig, vm.short_name, {"new_domain": {"name": "back", "mac_addresses": "Keep", "start": True}})
+    assert run.outcome is Outcome.SUCCEEDED, run.failure
+    assert holds(of_restored(rig, run), vda=0x11, vdb=0x22)
+
+
+def test_a_name_that_is_taken_is_refused(rig: Rig) -> None:
+    vm = backed_up(rig)
+    with pytest.raises(Refused) as refusal:
+        restore(rig, vm.short_name, {"new_domain": {"name": vm.short_name}})
+    assert refusal.value.reason == Reason.VM_EXISTS
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "backing"])
+def test_a_broken_set_restores_nothing(rig: Rig, harm: str) -> None:
+    vm = backed_up(rig)
+    image = next(rig.location.rglob("vda.qcow2"))
+    if harm == "flip":
+        with image.open("r+b") as file:
+            file.seek(-4096, 2)
+            file.write(b"\xff" * 4096)
+    elif harm == "truncate":
+        with image.open("r+b") as file:
+            file.truncate(MIB)
+    else:
+        qemu_img("rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "/etc/hostname", str(image))
+    run = restore(rig, vm.short_name, {"new_domain": {"name": "back"}})
+    assert run.outcome in (Outcome.FAILED, Outcome.REFUSED)
+    assert run.failure is not None
+    assert run.failure.reason in (Reason.VERIFICATION_FAILED, Reason.SET_BROKEN)
+    assert left(rig) == []
+    assert not list(images(rig).rglob("*.qcow2"))
+
+
+# -- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_chosen_disks_as_raw_files(rig: Rig) -> None:
+    vm = backed_up(rig)
+    run = restore(rig, vm.short_name, {"disks": {"include": ["vda"], "format": "Raw"}})
+    assert run.outcome is Outcome.SUCCEEDED, run.failure
+    (disk,) = run.disks
+    assert disk.file.endswith("/vda.raw")
+    assert qemu_img("compare", "-f", "raw", "-F", "qcow2", disk.file, str(next(rig.location.rglob("vda.qcow2"))))
+    assert [path.name for path in Path(disk.file).parent.iterdir()] == ["vda.raw"]
+    assert left(rig) == []
+
+
+def test_a_set_on_a_read_only_file_system_is_copied_but_no_guest_runs_on_it(rig: Rig) -> None:
+    root = rig.move_to("small")
+    vm = rig.vm()
+    assert rig.run(vm).outcome is Outcome.SUCCEEDED
+    subprocess.run(["mount", "-o", "remount,ro", str(root)], check=True)
+    rig.at_end(lambda: subprocess.run(["mount", "-o", "remount,rw", str(root)], check=True))
+    copied = restore(rig, vm.short_name, {"disks": {}})
+    assert copied.outcome is Outcome.SUCCEEDED, copied.failure
+    refused = restore(rig, vm.short_name, {"instant": {"name": "back"}})
+    assert refused.outcome is Outcome.REFUSED
+    assert refused.failure is not None
+    assert "newDomain" in refused.failure.message
+
+
+def test_too_little_room_is_refused_before_anything_is_written(rig: Rig) -> None:
+    vm = rig.vm(Disk(rig.image("a", mib=400, data_mib=300)))
+    assert rig.run(vm, method="Push").outcome is Outcome.SUCCEEDED
+    small = rig.daemon.images / "small"
+    engine = RestoreEngine(rig.daemon.uri, rig.state)
+    begun = engine.begin(rig, vm.short_name, {"disks": {}}).model_copy(update={"images_path": str(small)})
+    run = engine.finish(begun)
+    assert run.outcome is Outcome.REFUSED
+    assert run.failure is not None
+    assert run.failure.reason is Reason.NO_SPACE
+    assert not (small / NAMESPACE).exists()
+
+
+def test_cancelled_in_mid_copy_leaves_nothing(rig: Rig) -> None:
+    vm = backed_up(rig)
+    engine = RestoreEngine(rig.daemon.uri, rig.state)
+    run = engine.begin(rig, vm.short_name, {"disks": {}}, max_bytes_per_second="64Ki")
+    thread_end = []
+
+    def cancel(moment: str, _run: RestoreRun) -> None:
+        if moment == "after StartCopy":
+            engine.ledger.wish = Wishes(cancel=True)
+
+    engine.store.hook = cancel
+    thread_end.append(engine.finish(run))
+    assert thread_end[0].outcome is Outcome.CANCELLED
+    assert left(rig) == []
+    assert not [path for path in images(rig).rglob("*") if path.is_file()]
+
+
+# -- in place -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_vms_own_disks_get_the_content_of_the_set(rig: Rig, keep: bool) -> None:
+    vm = backed_up(rig)
+    vm.stop()
+    target = {"in_place": {"overwrite": True, "start": True, "keep_old_disks": keep}}
+    run = restore(rig, vm.short_name, target)
+    assert run.outcome is Outcome.SUCCEEDED, run.failure
+    assert vm.portrait().state == "running"
+    assert holds(vm, vda=0x11, vdb=0x22)
+    old = sorted(path.name.split(".before-restore.")[0] for path in rig.disks.rglob("*.before-restore.*"))
+    assert old == (["a.qcow2", "b.raw"] if keep else [])
+
+
+def test_a_running_vm_is_refused_and_untouched(rig: Rig) -> None:
+    vm = backed_up(rig)
+    before = vm.portrait()
+    with pytest.raises(Refused) as refusal:
+        restore(rig, vm.short_name, {"in_place": {"overwrite": True}})
+    assert refusal.value.reason == Reason.VM_RUNNING
+    assert vm.portrait() == before
+
+
+def test_a_lost_image_is_made_again_in_place(rig: Rig) -> None:
+    vm = backed_up(rig)
+    vm.stop()
+    vm.paths["vda"].unlink()
+    run = restore(rig, vm.short_name, {"in_place": {"overwrite": True}})
+    assert run.outcome is Outcome.SUCCEEDED, run.failure
+    assert holds(vm, vda=0x11, vdb=0x22)
+    assert left(rig) == []
+
+
+# -- at once --------------------------------------------------------------------------------------------------------
+
+
+def test_an_instant_vm_runs_on_the_set_and_ends_on_its_own_disks(rig: Rig) -> None:
+    vm = backed_up(rig)
+    digests = {path: hashlib.sha256(path.read_bytes()).digest() for path in rig.location.rglob("vd?.*")}
+    protected = []
+
+    def look(moment: str, run: RestoreRun) -> None:
+        if moment == "before StartPull":
+            protected.append(list((rig.location / run.set_path).glob(".in-use.*")))
+
+    run = restore(rig, vm.short_name, {"instant": {"name": "back"}}, hook=look)
+    assert run.outcome is Outcome.SUCCEEDED, run.failure
+    second = of_restored(rig, run)
+    assert second.portrait().state == "running"
+    assert all(len(holders) == 1 for holders in protected)
+    assert len(protected) == 2
+    assert {len(chain) for chain in second.portrait().live.values()} == {1}
+    assert holds(second, vda=0x11, vdb=0x22)
+    assert left(rig) == []
+    assert {path: hashlib.sha256(path.read_bytes()).digest() for path in digests} == digests
+    assert {path.stat().st_uid for path in digests} == {0}
+    shutil.rmtree(rig.location / run.set_path)
+    second.stop()
+    second.start()
+    assert holds(second, vda=0x11, vdb=0x22)
+
+
+def test_an_instant_vm_that_is_cancelled_is_gone(rig: Rig) -> None:
+    vm = backed_up(rig)
+    engine = RestoreEngine(rig.daemon.uri, rig.state)
+
+    def cancel(moment: str, _run: RestoreRun) -> None:
+        if moment == "in Pulling":
+            engine.ledger.wish = Wishes(cancel=True)
+
+    engine.ledger.hook = cancel
+    run = engine.finish(engine.begin(rig, vm.short_name, {"instant": {"name": "back"}}, max_bytes_per_second="64Ki"))
+    assert run.outcome is Outcome.CANCELLED
+    assert not of_restored(rig, run).is_active()
+    assert left(rig) == []
+    assert vm.portrait().state == "running"
+
+
+# -- whatever dies --------------------------------------------------------------------------------------------------
+
+DEATHS = {
+    "new_domain": (
+        "in Preparing", "before Prepare", "after Prepare", "after StartCopy", "in Verifying", "after StartVerification",
+        "before Place", "after Place", "before Define", "after Define", "before StartDomain", "after StartDomain",
+        "before Release", "after Release", "in Done",
+    ),
+    "in_place": (
+        "after Prepare", "after StartCopy", "after StartVerification", "before Swap", "after Swap", "after StartDomain",
+        "before Release", "after Release",
+    ),
+    "instant": (
+        "before Prepare", "after Prepare", "after StartVerification", "before Place", "after Place",
+        "before StartDomain", "after StartDomain", "before StartPull", "after StartPull",
+        "before FlushDisks", "after FlushDisks", "before Define", "after Define", "before Release", "after Release",
+    ),
+}  # fmt: skip
+TARGETS = {
+    "new_domain": {"new_domain": {"name": "back", "start": True}},
+    "in_place": {"in_place": {"overwrite": True, "start": True}},
+    "instant": {"instant": {"name": "back"}},
+}
+
+
+@pytest.mark.parametrize(("kind", "death"), [(kind, death) for kind, deaths in DEATHS.items() for death in deaths])
+def test_agent_killed_and_restarted(rig: Rig, kind: str, death: str) -> None:
+    vm = backed_up(rig, verify="Check")
+    if kind == "in_place":
+        vm.stop()
+    engine = RestoreEngine(rig.daemon.uri, rig.state)
+    begun = engine.begin(rig, vm.short_name, TARGETS[kind])
+    assert process(rig, death).wait(120) == -9, (rig.place / "restore.log").read_text()
+    assert process(rig).wait(120) == 0, (rig.place / "restore.log").read_text()
+    (run,) = engine.journal.runs()
+    assert run.uid == begun.uid
+    assert run.outcome is Outcome.SUCCEEDED, run.failure
+    second = vm if kind == "in_place" else of_restored(rig, run)
+    assert second.portrait().state == "running"
+    assert holds(second, vda=0x11, vdb=0x22)
+    assert left(rig) == []
+
+
+def test_daemon_killed_in_mid_pull(rig: Rig) -> None:
+    vm = backed_up(rig)
+    killed = []
+
+    def kill(moment: str, _run: RestoreRun) -> None:
+        if moment == "after StartPull" and not killed:
+            killed.append(moment)
+            rig.daemon.kill_daemon()
+            rig.daemon.start_daemon()
+
+    run = restore(rig, vm.short_name, {"instant": {"name": "back"}}, hook=kill)
+    assert run.outcome is Outcome.SUCCEEDED, run.failure
+    assert holds(of_restored(rig, run), vda=0x11, vdb=0x22)
+    assert left(rig) == []
+
+
+@pytest.mark.parametrize("moment", ["after StartDomain", "after StartPull", "before FlushDisks"])
+def test_qemu_killed_before_all_is_on_disk(rig: Rig, moment: str) -> None:
+    """QEMU takes the set's name out of an image before what it has brought is on disk for certain."""
+    vm = backed_up(rig)
+    killed = []
+
+    def kill(now: str, run: RestoreRun) -> None:
+        if now == moment and not killed:
+            killed.append(now)
+            of_restored(rig, run).kill_qemu()
+
+    run = restore(rig, vm.short_name, {"instant": {"name": "back"}}, hook=kill)
+    assert run.outcome is Outcome.SUCCEEDED, run.failure
+    assert killed == [moment]
+    second = of_restored(rig, run)
+    assert holds(second, vda=0x11, vdb=0x22)
+    second.start()
+    assert {len(chain) for chain in second.portrait().live.values()} == {1}
+    assert left(rig) == []
