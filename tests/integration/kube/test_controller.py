@@ -242,6 +242,17 @@ def test_a_backup_that_is_cancelled_in_the_queue_ends_at_once(scene: Scene, clie
     assert (scene.status("b")["phase"], scene.status("b")["outcome"]) == ("Done", "Cancelled")
 
 
+def test_a_cancellation_after_the_end_is_seen(scene: Scene, client: Client) -> None:
+    scene.make("late")
+    scene.bound("late")
+    scene.finish("late")
+    client.patch(VMBACKUP.path("late", scene.namespace), {"spec": {"cancel": True}})
+    generation = scene.read("late")["metadata"]["generation"]
+    seen = lambda: scene.status("late")["observedGeneration"] == generation  # noqa: E731
+    eventually(seen, "the generation is seen", PATIENCE_SECONDS)
+    assert (scene.status("late")["phase"], scene.status("late")["outcome"]) == ("Done", "Succeeded")
+
+
 def test_a_finished_backup_is_released_and_removed_by_its_ttl(scene: Scene) -> None:
     scene.make("kept")
     scene.bound("kept")
