@@ -71,7 +71,7 @@ check: setup ## what needs no VM: formats, lints, types, doors, unit and walk te
 	$(PYTEST) -q tests/unit tests/walk
 
 .PHONY: test
-test: check contract integration attack chart ## every test but those of make fault, soak and e2e
+test: check contract integration attack chart e2e ## every test but those of make fault and soak
 
 .PHONY: unit
 unit: setup ## pure tests, seconds
