@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 LOOK_SECONDS = 0.3
+SETTLE_SECONDS = 1.0  # the file system frees what was removed a moment ago
 IDLE_PART = 0.75
 
 
@@ -18,6 +19,7 @@ class Calm:
     def wait(self) -> None:
         """Return when three quarters of the processors' time are idle, or when the patience is over."""
         self.samples += 1
+        time.sleep(SETTLE_SECONDS)
         deadline = time.monotonic() + self._patience_seconds
         while idle_part(LOOK_SECONDS) < IDLE_PART:
             if time.monotonic() > deadline:

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass
 class Series:
-    """Two sides measured in turns. Sample i of `ours` was taken right before sample i of `theirs`. Seconds."""
+    """Two sides measured in turns. Sample i of `ours` was taken right beside sample i of `theirs`. Seconds."""
 
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)

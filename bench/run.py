@@ -40,7 +40,7 @@ Side = Callable[[], None]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="pairs of every series, at least 5 (default 7)")
+    parser.add_argument("--rounds", type=int, default=9, help="pairs of every series, at least 5 (default 9)")
     parser.add_argument(
         "--patience", type=float, default=20, metavar="SECONDS", help="wait so long for a calm moment (default 20)"
     )
@@ -97,10 +97,13 @@ def measure(stage: Stage, rounds: int, calm: Calm) -> dict[str, Any]:
 
 
 def in_turns(stage: Stage, calm: Calm, name: str, sides: tuple[Side, Side], rounds: int) -> Series:
-    """Measure A B A B …, after one of each to warm up."""
+    """Measure A B, B A, A B …, after one of each to warm up: nobody always follows the same neighbour."""
     series = Series()
     for number in range(rounds + 1):
-        ours, theirs = (seconds(stage, calm, side) for side in sides)
+        if number % 2:
+            theirs, ours = (seconds(stage, calm, side) for side in reversed(sides))
+        else:
+            ours, theirs = (seconds(stage, calm, side) for side in sides)
         print(f"{name} {number}/{rounds}: {ours:.2f} s, {theirs:.2f} s{'' if number else ' (to warm up)'}", flush=True)
         if number:
             series.ours.append(ours)

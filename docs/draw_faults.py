@@ -4,22 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from state_svg import way_to_a_set
+
+from vmbackup.core.decide import TABLES
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "tests" / "fault" / "results.json"
-PHASES = {
-    "Push": ("Preparing", "Freezing", "Starting", "Copying", "Verifying", "Publishing"),
-    "Snapshot": (
-        "Preparing",
-        "Freezing",
-        "Snapshotting",
-        "Copying",
-        "Committing",
-        "Pivoting",
-        "Cleaning",
-        "Verifying",
-        "Publishing",
-    ),
-}
+PHASES = {method: way_to_a_set(table) for method, table in TABLES.items()}
 HEAD = """\
 <!-- Generated from tests/fault/results.json by `make fault`: do not edit. -->
 # The fault matrix

@@ -54,6 +54,11 @@ def ways(table: Table) -> Iterator[Way]:
             yield Way(phase, to, tuple(rule for rule in leading if getattr(rule.effect, "to", None) is to))
 
 
+def way_to_a_set(table: Table) -> list[Phase]:
+    """Return the phases of a backup that succeeds, in order."""
+    return [phase for phase in table if phase not in (*SIDE, Phase.DONE)]
+
+
 def draw(table: Table, doing: Mapping[Phase, str]) -> str:
     """Return the drawing as SVG text."""
     picture = _Picture(table, doing)
@@ -64,7 +69,7 @@ class _Picture:
     def __init__(self, table: Table, doing: Mapping[Phase, str]) -> None:
         self._ways = list(ways(table))
         self._doing = doing
-        self._column: list[Phase] = [phase for phase in table if phase not in (*SIDE, Phase.DONE)]
+        self._column: list[Phase] = way_to_a_set(table)
         self._marks: list[str] = []
         detours = [way for way in self._ways if self._is_detour(way)]
         back = [way for way in detours if self._row(way.to) < self._row(way.phase)]

@@ -24,7 +24,6 @@ from vmbackup.store.journal import read_runs
 from vmbackup.store.leftovers import leftover_words
 from vmbackup.store.mounts import Mount, Mounts
 from vmbackup.store.restore_journal import read_restores
-from vmbackup.tick import on_overlay
 
 Kind = Literal["run", "restore", "debt", "debris", "frozen", "stranger", "stranded", "orphan", "mount", "broken record"]
 NEEDS_A_HUMAN = frozenset({"stranded", "orphan", "broken record"})
@@ -89,7 +88,7 @@ def _stranded(run: Run) -> Finding:
 
 
 def _debts(run: Run) -> Iterator[Finding]:
-    if on_overlay(run):
+    if run.on_overlay:
         overlays = ", ".join(disk.overlay for disk in run.disks)
         yield Finding(
             "debt", run.domain, f"is on overlays of ours: {overlays}", "The agent merges them; keep the files."

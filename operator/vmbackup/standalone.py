@@ -33,7 +33,7 @@ from vmbackup.store.clock import SteadyClock
 from vmbackup.store.directories import Directories
 from vmbackup.store.journal import NodeJournal
 from vmbackup.store.status_files import StatusFiles
-from vmbackup.tick import Turn, on_overlay, sweep, tick
+from vmbackup.tick import Turn, sweep, tick
 
 EXIT_CODES = {
     Outcome.SUCCEEDED: 0,
@@ -150,7 +150,7 @@ class Standalone:
 
     def _may_end(self, run: Run) -> bool:
         late = self.ledger.cancelled or self._clock.now() > run.deadline_at
-        return late and not (on_overlay(run) or run.maybe_frozen)
+        return late and not (run.on_overlay or run.maybe_frozen)
 
     def _begin(self) -> Run:
         """Plan and run, alone on the VM.

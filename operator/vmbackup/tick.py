@@ -78,7 +78,7 @@ def goes_on_unrecorded(run: Run, move: Move) -> bool:
 
     Where its disks are can be seen, and a thaw may be repeated. Nothing is begun without a record.
     """
-    return (on_overlay(run) or run.maybe_frozen) and not isinstance(move.step, BEGINNINGS)
+    return (run.on_overlay or run.maybe_frozen) and not isinstance(move.step, BEGINNINGS)
 
 
 def unrecorded(run: Run, full: Failed) -> Run:
@@ -88,11 +88,6 @@ def unrecorded(run: Run, full: Failed) -> Run:
         return told
     failure = Failure(reason=Reason(full.reason), message=full.message, heals=True)
     return told.model_copy(update={"outcome": Outcome.FAILED, "failure": failure})
-
-
-def on_overlay(run: Run) -> bool:
-    """Return whether the VM may be on our overlay."""
-    return run.on_overlay
 
 
 def drive(ports: Ports, run: Run, pause: Callable[[float], None]) -> Run:

@@ -5,18 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from fault.faults import group_of, is_full_only
+from vmbackup.api.vmbackup import Method, Phase
+from vmbackup.core.decide import TABLES
 
-PUSH = ("Preparing", "Freezing", "Starting", "Copying", "Verifying", "Publishing")
-SNAPSHOT = (
-    "Preparing",
-    "Freezing",
-    "Snapshotting",
-    "Copying",
-    "Committing",
-    "Pivoting",
-    "Cleaning",
-    "Verifying",
-    "Publishing",
+# The phases of a backup that succeeds, in order.
+PUSH, SNAPSHOT = (
+    tuple(phase.value for phase in TABLES[method] if phase not in (Phase.DISCARDING, Phase.ASSIGNED, Phase.DONE))
+    for method in (Method.PUSH, Method.SNAPSHOT)
 )
 ON_OVERLAY = ("Snapshotting", "Copying", "Committing", "Pivoting", "Cleaning")
 

@@ -14,7 +14,7 @@ from vmbackup.agent.pods import LauncherPods, Place
 from vmbackup.agent.served import Served, needs_us
 from vmbackup.agent.tidings import EventfulLedger, QuietLedger
 from vmbackup.api.conditions import Reason
-from vmbackup.api.journal import Run
+from vmbackup.api.journal import Run, lock_name
 from vmbackup.api.vmbackup import Outcome, Phase, SourceKind, VMBackup
 from vmbackup.cluster.errors import Denied, NotFound
 from vmbackup.core.facts import Wishes
@@ -203,7 +203,7 @@ class Backups:
         """Plan and run, alone on the VM. Raises: NotYet, Refused: nothing was touched."""
         place = self._place(backup)
         domain = place.domain
-        with self._journal.lock(place.lock_name):
+        with self._journal.lock(lock_name(place.launcher, domain.uuid)):
             request = replace(self._claims.request(backup, domain.name, claim), launcher=place.launcher)
             known = {run.uid for run in self._journal.runs()}
             lost = rescue(domain, known, self._ports.clock.now(), place.launcher)

@@ -37,10 +37,6 @@ class Place:
     domain: DomainFacts
     launcher: Launcher | None = None
 
-    @property
-    def lock_name(self) -> str:
-        return self.launcher.pod_uid if self.launcher else self.domain.uuid
-
 
 class LauncherPods:
     """Finds launcher pods of this node by the VirtualMachineInstances that VMBackups name."""

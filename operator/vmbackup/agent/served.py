@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import Phase, VMBackup
-from vmbackup.tick import on_overlay
 
 
 @dataclass
@@ -28,4 +27,4 @@ class Served:
 
 def needs_us(run: Run) -> bool:
     """Return whether a VM must not be left alone in this state: frozen, about to be touched, or on our overlay."""
-    return on_overlay(run) or run.maybe_frozen or run.phase in (Phase.STARTING, Phase.SNAPSHOTTING)
+    return run.on_overlay or run.maybe_frozen or run.phase in (Phase.STARTING, Phase.SNAPSHOTTING)

@@ -78,6 +78,11 @@ class Launcher(Document):
     owner_gid: int
 
 
+def lock_name(launcher: Launcher | None, domain_uuid: str) -> str:
+    """Return what is held while a VM is worked on. A domain's UUID in a pod is its tenant's choice."""
+    return launcher.pod_uid if launcher else domain_uuid
+
+
 class Run(Document):
     """One backup under way on this node."""
 
@@ -149,8 +154,7 @@ class Run(Document):
 
     @property
     def lock_name(self) -> str:
-        """Return what is held while the VM is worked on. A domain's UUID in a pod is its tenant's choice."""
-        return self.launcher.pod_uid if self.launcher else self.domain_uuid
+        return lock_name(self.launcher, self.domain_uuid)
 
     @property
     def partial_path(self) -> str:

@@ -1,6 +1,7 @@
 """Every name that others may know us by, once."""
 
 import re
+from typing import NamedTuple
 
 GROUP = "vmbackup.dev"
 VERSION = "v1alpha1"
@@ -32,6 +33,10 @@ DOMAIN_FILE = "domain.xml"
 CHECKSUMS_FILE = "SHA256SUMS"
 
 _OVERLAY = re.compile(r"\.vmbackup\.([0-9A-Za-z-]+)\.[0-9]+\.[^./\s]+\.overlay")
+_PARTIAL = re.compile(
+    r"((?P<location>.*)/(?P<vm>[^/]+/[^/]+)/)?"
+    r"\.(?P<set>[^/]+)\.(?P<uid>[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(?P<attempt>[0-9]+)\.partial"
+)
 
 
 def is_ours(key: str) -> bool:
@@ -39,7 +44,13 @@ def is_ours(key: str) -> bool:
     return key.startswith(f"{GROUP}/")
 
 
-_PARTIAL = re.compile(r"\.[^/]+\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.[0-9]+\.partial")
+class Partial(NamedTuple):
+    """What the path of a working directory says. Of a name alone: no location, and `set_path` is the set's name."""
+
+    location: str
+    set_path: str
+    uid: str
+    attempt: int
 
 
 def partial_name(set_name: str, uid: str, attempt: int) -> str:
@@ -47,10 +58,19 @@ def partial_name(set_name: str, uid: str, attempt: int) -> str:
     return f".{set_name}.{uid}.{attempt}.partial"
 
 
+def read_partial(path: str) -> Partial | None:
+    """Read the name of a working directory, or its path in a location; None when it is not ours."""
+    match = _PARTIAL.fullmatch(path)
+    if match is None:
+        return None
+    set_path = f"{match['vm']}/{match['set']}" if match["vm"] else match["set"]
+    return Partial(match["location"] or "", set_path, match["uid"], int(match["attempt"]))
+
+
 def partial_uid(name: str) -> str | None:
     """Return the VMBackup UID that the name of a working directory carries, None when it is not ours."""
-    match = _PARTIAL.fullmatch(name)
-    return match[1] if match else None
+    partial = read_partial(name)
+    return partial.uid if partial else None
 
 
 def overlay_name(uid: str, attempt: int, target: str) -> str:

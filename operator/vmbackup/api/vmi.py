@@ -13,11 +13,14 @@ from vmbackup.api.vmbackup import ObjectMeta
 
 Timestamp = str | None
 
+HOTPLUG_VOLUME = (
+    "volumes/kubernetes.io~empty-dir/hotplug-disks"  # of a launcher pod, in the pod's directory of its node
+)
 
-class MigrationState(Report):
-    """The present migration, or the last one."""
 
-    target_node: str = ""
+class Operation(Report):
+    """What KubeVirt does with a VM: the present one of its kind, or the last."""
+
     end_timestamp: Timestamp = None
     completed: bool = False
     failed: bool = False
@@ -27,17 +30,14 @@ class MigrationState(Report):
         return self.completed or self.failed or self.end_timestamp is not None
 
 
-class NativeBackup(Report):
-    """KubeVirt's own backup of the VM: the present one, or the last."""
+class MigrationState(Operation):
+    target_node: str = ""
+
+
+class NativeBackup(Operation):
+    """KubeVirt's own backup of the VM."""
 
     backup_name: str = ""
-    end_timestamp: Timestamp = None
-    completed: bool = False
-    failed: bool = False
-
-    @property
-    def over(self) -> bool:
-        return self.completed or self.failed or self.end_timestamp is not None
 
 
 class ChangedBlockTracking(Report):

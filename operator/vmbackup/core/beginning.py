@@ -20,7 +20,6 @@ from vmbackup.core.rules import (
     in_vain,
     last_error,
     location_problem,
-    maybe_frozen,
     vm_gone,
 )
 from vmbackup.core.steps import DrainStatistics, FreezeGuest, MakeDirectory, MountDirectory
@@ -66,7 +65,7 @@ def not_drained_words(view: View) -> str:
 
 
 def agent_stops_unfrozen(view: View) -> bool:
-    return agent_stops(view) and not maybe_frozen(view)
+    return agent_stops(view) and not view.run.maybe_frozen
 
 
 def ending_words(view: View) -> str:
@@ -104,7 +103,7 @@ def required(view: View) -> bool:
 
 def no_agent(view: View) -> bool:
     """Return whether a freeze cannot be asked for, and was not."""
-    return not maybe_frozen(view) and not (view.domain.guest_agent and view.domain.state == "running")
+    return not view.run.maybe_frozen and not (view.domain.guest_agent and view.domain.state == "running")
 
 
 def required_without_agent(view: View) -> bool:
@@ -225,7 +224,7 @@ def beginning(then: Phase) -> Table:
             Rule("frozen", done(FreezeGuest), Go(then, _frozen)),
             Rule("required, refused", required_but_refused, Fail(last_error(Reason.QUIESCE_FAILED), Phase.DISCARDING)),
             Rule("refused", failed(FreezeGuest), Go(then, _refused)),
-            Rule("interrupted", maybe_frozen, Fail(INTERRUPTED, Phase.DISCARDING)),
+            Rule("interrupted", lambda view: view.run.maybe_frozen, Fail(INTERRUPTED, Phase.DISCARDING)),
             Rule("to be frozen", always, Act(lambda _: FreezeGuest(FREEZE_LIMIT_SECONDS), _intended)),
         ),
     }

@@ -23,7 +23,6 @@ from vmbackup.core.rules import (
     failed,
     giving_up,
     in_vain,
-    maybe_frozen,
     needs_hypervisor,
     rest_seconds,
     resting,
@@ -54,7 +53,7 @@ def _open(view: View) -> bool:
 
 
 def _to_thaw(view: View) -> bool:
-    return maybe_frozen(view) and view.run.phase not in POINT_IN_TIME
+    return view.run.maybe_frozen and view.run.phase not in POINT_IN_TIME
 
 
 def _ended(outcome: Outcome, reason: Reason, message: str) -> dict[str, object]:

@@ -5,7 +5,6 @@ to us is found without it; what is not certain to be ours is left alone.
 """
 
 import posixpath
-import re
 from collections.abc import Collection
 
 from vmbackup.api import names
@@ -17,8 +16,6 @@ from vmbackup.core.plan import Request, set_path
 
 LOST = "lost-and-found"  # stands for a name that nobody knows any more
 NO_SET = f"{LOST}/{LOST}/{LOST}"
-_PARTIAL = re.compile(r"\.(?P<name>[^/]+)\.(?P<uid>[0-9a-f-]{36})\.(?P<attempt>\d+)\.partial")
-_TARGET = re.compile(rf"(?P<location>/.+)/(?P<set>[^/]+/[^/]+)/{_PARTIAL.pattern}/[^/]+")
 
 
 def rescue(domain: DomainFacts, known: Collection[str], now: float, launcher: Launcher | None = None) -> Run | None:
@@ -74,28 +71,31 @@ def _from_overlays(domain: DomainFacts, known: Collection[str], now: float) -> R
 
 
 def _from_push(domain: DomainFacts, known: Collection[str], now: float) -> Run | None:
-    targets = domain.job.targets if domain.job else {}
-    found = {_TARGET.fullmatch(path) for path in targets.values()}
-    match = next(iter(found)) if found else None
-    if match is None or len({each and each.group("uid") for each in found}) != 1 or match["uid"] in known:
+    partial = names.read_partial(_target_directory(domain))
+    if partial is None or not partial.location or partial.uid in known:
         return None
-    return _pushed(domain, match, now).model_copy(
-        update={"location_path": match["location"], "set_path": f"{match['set']}/{match['name']}"}
+    return _pushed(domain, partial, now).model_copy(
+        update={"location_path": partial.location, "set_path": partial.set_path}
     )
 
 
 def _from_pod(domain: DomainFacts, known: Collection[str], now: float, launcher: Launcher) -> Run | None:
     """As `_from_push`; the pod does not know of which location the directory is that it sees."""
-    targets = domain.job.targets if domain.job else {}
-    directories = {posixpath.dirname(path) for path in targets.values()}
-    at, _, name = directories.pop().rpartition("/") if len(directories) == 1 else ("", "", "")
-    match = _PARTIAL.fullmatch(name)
-    if match is None or at != launcher.directory or match["uid"] in known:
+    at, _, name = _target_directory(domain).rpartition("/")
+    partial = names.read_partial(name)
+    if partial is None or at != launcher.directory or partial.uid in known:
         return None
     namespace, _, vm = domain.name.partition("_")
-    return _pushed(domain, match, now).model_copy(
-        update={"launcher": launcher, "mounted": True, "set_path": f"{namespace}/{vm}/{match['name']}"}
+    return _pushed(domain, partial, now).model_copy(
+        update={"launcher": launcher, "mounted": True, "set_path": f"{namespace}/{vm}/{partial.set_path}"}
     )
+
+
+def _target_directory(domain: DomainFacts) -> str:
+    """Return where a job writes to, empty when there is none or it writes to several directories."""
+    targets = domain.job.targets if domain.job else {}
+    directories = {posixpath.dirname(path) for path in targets.values()}
+    return directories.pop() if len(directories) == 1 else ""
 
 
 def abandoned(domain: DomainFacts, uid: str, attempt: int, launcher: Launcher, now: float) -> Run:
@@ -104,7 +104,7 @@ def abandoned(domain: DomainFacts, uid: str, attempt: int, launcher: Launcher, n
     return _run(domain, uid, attempt, now).model_copy(update=changes)
 
 
-def _pushed(domain: DomainFacts, match: re.Match[str], now: float) -> Run:
+def _pushed(domain: DomainFacts, partial: names.Partial, now: float) -> Run:
     targets = domain.job.targets if domain.job else {}
     disks = tuple(
         RunDisk(
@@ -118,7 +118,7 @@ def _pushed(domain: DomainFacts, match: re.Match[str], now: float) -> Run:
         )
         for target, path in targets.items()
     )
-    run = _run(domain, match["uid"], int(match["attempt"]), now)
+    run = _run(domain, partial.uid, partial.attempt, now)
     return run.model_copy(update={"method": Method.PUSH, "phase": Phase.COPYING, "disks": disks})
 
 

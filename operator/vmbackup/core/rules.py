@@ -244,10 +244,6 @@ def location_problem(view: View) -> str:
     return view.store.problem
 
 
-def maybe_frozen(view: View) -> bool:
-    return view.run.maybe_frozen
-
-
 # What is done there touches files of ours only: libvirt may be away meanwhile.
 OUR_FILES_ONLY = frozenset({Phase.VERIFYING, Phase.PUBLISHING, Phase.DISCARDING, Phase.ASSIGNED, Phase.DONE})
 

@@ -1,10 +1,10 @@
 """Whether this process still does its work: what a kubelet asks, and restarts us when the answer is no."""
 
-import http.server
 import json
 import logging
-import threading
 import time
+
+from vmbackup.door.pages import Page, Server
 
 log = logging.getLogger(__name__)
 
@@ -52,29 +52,19 @@ class Health:
         silent = [f"watch of {kind}: {objects} objects unheard" for kind, objects in self._silent.items() if objects]
         return [*late, *silent]
 
+    def page(self) -> Page:
+        """Return the answer to whether this process works."""
+        return _page(self.problems())
 
-def serve(health: Health, port: int) -> http.server.ThreadingHTTPServer:
+    def readiness_page(self) -> Page:
+        """Return the answer to whether this process could also lead."""
+        return _page([*([] if self.ready else ["the cache is not filled yet"]), *self.problems()])
+
+
+def serve(health: Health, port: int) -> Server:
     """Answer /healthz and /readyz on a port from a thread; port 0 takes a free one."""
+    return Server(("", port), {"/healthz": health.page, "/readyz": health.readiness_page})
 
-    class Probe(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            problems = health.problems()
-            if self.path == "/readyz" and not health.ready:
-                problems = ["the cache is not filled yet", *problems]
-            if self.path not in ("/healthz", "/readyz"):
-                self.send_error(404)
-                return
-            body = json.dumps({"problems": problems}).encode()
-            self.send_response(503 if problems else 200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
-            log.debug(format, *args)
-
-    server = http.server.ThreadingHTTPServer(("", port), Probe)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, name="probe", daemon=True).start()
-    return server
+def _page(problems: list[str]) -> Page:
+    return Page(json.dumps({"problems": problems}).encode(), "application/json", 503 if problems else 200)

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 class Page(NamedTuple):
     body: bytes
     content_type: str
+    status: int = 200
 
 
 Address = tuple[str, int]
@@ -76,16 +77,16 @@ def _answering(pages: Pages) -> type[http.server.BaseHTTPRequestHandler]:
                 self.send_error(404)
                 return
             try:
-                body, content_type = page()
+                answer = page()
             except Exception:
                 log.exception("%s cannot be shown", self.path)
                 self.send_error(500)
                 return
-            self.send_response(200)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.content_type)
+            self.send_header("Content-Length", str(len(answer.body)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(answer.body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
             log.debug(format, *args)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmbackup.api.conditions import Reason
+from vmbackup.api.vmi import HOTPLUG_VOLUME
 from vmbackup.errors import NotYet, Refused
 
 PROC = Path("/proc")
@@ -30,7 +31,6 @@ SOCKETS = (
     "/run/user/{uid}/libvirt/virtqemud-sock",
     "/run/user/{uid}/libvirt/libvirt-sock",
 )
-HOTPLUG_VOLUME = "volumes/kubernetes.io~empty-dir/hotplug-disks"
 SCHEME = "launcher:"
 
 _UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -18,12 +18,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from vmbackup.api import names
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Run
+from vmbackup.api.vmi import HOTPLUG_VOLUME
 from vmbackup.errors import Failed
 from vmbackup.store.paths import below, enter, location_directory
 
-VOLUME = "volumes/kubernetes.io~empty-dir/hotplug-disks"
 KUBELET = Path("/var/lib/kubelet")
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -36,10 +37,9 @@ CANNOT = {
     errno.ENOSYS: "the node's Linux is older than 5.12.",
     errno.EPERM: "the agent may not mount; its container must be privileged (the chart's kubevirt.enabled).",
 }
-_SHOWN = re.compile(
-    r"(?P<location>.*)/(?P<vm>[^/]+/[^/]+)/\.(?P<set>[^/]+)\.(?P<uid>[0-9a-f-]{36})\.(?P<attempt>\d+)\.partial(//deleted)?"
+_POINT = re.compile(
+    rf"(?P<volume>.*/pods/(?P<pod>[0-9a-f-]{{36}})/{re.escape(HOTPLUG_VOLUME)})/(?P<path>.+)", re.DOTALL
 )
-_POINT = re.compile(rf"(?P<volume>.*/pods/(?P<pod>[0-9a-f-]{{36}})/{re.escape(VOLUME)})/(?P<path>.+)", re.DOTALL)
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -72,7 +72,7 @@ class Mounts:
         lines = self._mountinfo.read_text(errors="surrogateescape").splitlines()
         mounted = [[_unescaped(field) for field in line.split(" ")[:5]] for line in lines]
         for number, _, device, root, point in mounted:
-            shown, at = _SHOWN.fullmatch(root), _POINT.fullmatch(point)
+            shown, at = names.read_partial(root.removesuffix("//deleted")), _POINT.fullmatch(point)
             if shown and at:
                 others = [(other[3], other[4]) for other in mounted if other[2] == device and other[3] != root]
                 yield Mount(
@@ -80,10 +80,10 @@ class Mounts:
                     at["volume"],
                     at["path"],
                     at["pod"],
-                    shown["uid"],
-                    int(shown["attempt"]),
-                    location=_elsewhere(shown["location"], others),
-                    set_path=f"{shown['vm']}/{shown['set']}",
+                    shown.uid,
+                    shown.attempt,
+                    location=_elsewhere(shown.location, others),
+                    set_path=shown.set_path,
                 )
 
     def has(self, run: Run) -> bool:
@@ -135,7 +135,7 @@ class Mounts:
         """Open the volume of a pod, without following a link below the kubelet's directory."""
         pods = os.open(self._pods, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with below(pods, f"{pod_uid}/{VOLUME}") as volume:
+            with below(pods, f"{pod_uid}/{HOTPLUG_VOLUME}") as volume:
                 yield volume
         finally:
             os.close(pods)

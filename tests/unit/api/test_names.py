@@ -1,4 +1,4 @@
-"""Overlay files carry their owner: ours are found after any crash, and nobody else's is taken for ours."""
+"""Overlays and working directories carry their owner: ours are found after any crash, and nobody else's is taken."""
 
 import re
 from uuid import UUID
@@ -53,3 +53,28 @@ def test_a_strangers_file_is_not_ours(file_name: str) -> None:
 def test_whatever_is_taken_for_ours_could_have_been_made_by_us(file_name: str) -> None:
     uid = names.overlay_uid(file_name)
     assert uid is None or re.fullmatch(rf"\.vmbackup\.{re.escape(uid)}\.[0-9]+\.[^./]+\.overlay", file_name)
+
+
+@given(UUIDS, st.integers(1, 1000), st.sampled_from(["", "/srv", "/srv/a set.1.partial"]))
+def test_working_directory_tells_its_backup_its_set_and_its_location(uid: str, attempt: int, location: str) -> None:
+    name = names.partial_name("20261123T120000Z-nightly-0f8fad5b", uid, attempt)
+    assert names.read_partial(name) == ("", "20261123T120000Z-nightly-0f8fad5b", uid, attempt)
+    found = names.read_partial(f"{location}/demo/web/{name}")
+    assert found == (location, "demo/web/20261123T120000Z-nightly-0f8fad5b", uid, attempt)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/srv/demo/web",
+        f"/srv/demo/web/.x.{UUID(int=1)}.1.partial/vda.qcow2",
+        f"/web/.x.{UUID(int=1)}.1.partial",
+        f".x.{UUID(int=1)}.one.partial",
+        f"..{UUID(int=1)}.1.partial",
+        f"x.{UUID(int=1)}.1.partial",
+        ".x.my-own.1.partial",
+    ],
+)
+def test_a_strangers_directory_is_not_ours(path: str) -> None:
+    assert names.read_partial(path) is None

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from vmbackup.api.conditions import Reason
+from vmbackup.api.vmi import HOTPLUG_VOLUME
 from vmbackup.errors import NotYet, Refused
 from vmbackup.hypervisor import pods
 
 POD = "3c7d2c50-0000-4000-8000-00000000000a"
 OTHER = "3c7d2c50-0000-4000-8000-00000000000b"
 SLICE = f"kubepods-burstable-pod{POD.replace('-', '_')}.slice"
-VOLUME = f"/var/lib/kubelet/pods/{POD}/{pods.HOTPLUG_VOLUME}"
+VOLUME = f"/var/lib/kubelet/pods/{POD}/{HOTPLUG_VOLUME}"
 
 
 @pytest.mark.parametrize(
