@@ -28,6 +28,10 @@ the fault. The number is the time from the end of the last fault to the VM being
 *Stranded* means that a human must decide: nothing was merged or removed, the overlay is named, `vmbackup-operator
 inspect` explains. A row marked `*` is only in `make fault-full`.
 
+One thing cannot be had: while the target of a push fails with I/O errors, QEMU fails the guest's writes to what is not
+copied yet, unless its disks have `error_policy='stop'` ([decision 0016](decisions/0016-failing-push-targets.md)). Two
+rows show both; in Copying of a push, the row with EIO does not count such writes.
+
 {good} of {all} cells are good. Last run: {date}.
 """
 ORDINALS = {1: "", 2: " 2nd", 3: " 3rd", 4: " 4th", 5: " 5th"}

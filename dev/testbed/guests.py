@@ -17,7 +17,10 @@ READY_SECONDS = 120  # a guest without KVM on a busy machine
 
 @dataclass(frozen=True)
 class Disk:
-    """One disk of a domain. `source` None is an empty drive; a block device is recognised by itself."""
+    """One disk of a domain. `source` None is an empty drive; a block device is recognised by itself.
+
+    error_policy: what becomes of the guest when a write fails; empty is QEMU's own choice.
+    """
 
     source: Path | None
     target: str = "vda"
@@ -25,6 +28,7 @@ class Disk:
     device: str = "disk"  # or "cdrom"
     read_only: bool = False
     shareable: bool = False
+    error_policy: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,9 @@ def write_pattern(uri: str, name: str, target: str, offset_bytes: int, length_by
 def _disk(devices: ET.Element, disk: Disk) -> None:
     block = disk.source is not None and disk.source.is_block_device()
     element = ET.SubElement(devices, "disk", type="block" if block else "file", device=disk.device)
-    ET.SubElement(element, "driver", name="qemu", type=disk.format)
+    driver = ET.SubElement(element, "driver", name="qemu", type=disk.format)
+    if disk.error_policy:
+        driver.set("error_policy", disk.error_policy)
     if disk.source:
         ET.SubElement(element, "source", {"dev" if block else "file": str(disk.source)})
     ET.SubElement(element, "target", dev=disk.target, bus="sata" if disk.device == "cdrom" else "virtio")

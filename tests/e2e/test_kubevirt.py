@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from e2e.conftest import TENANT
-from e2e.installation import Installation
-from e2e.launchers import Launcher
+from e2e.installation import AGENTS, Installation
+from e2e.launchers import PODS, Launcher
 from e2e.machines import HELD_BYTES, Backups
 from integration.system.backup import eventually
 from testbed.node import Node
@@ -61,6 +61,22 @@ def test_launchers_daemon_killed_in_mid_push(
     backups.until_held(name, launcher)
     launcher.kill_daemon()
     launcher.assert_identical(backups.read_set(backups.until_succeeded(name, hastened=launcher), node))
+
+
+def test_agents_pod_killed_in_mid_push_and_the_next_one_goes_on(
+    installed: Installation, backups: Backups, launchers: Callable[..., Launcher], node: Node
+) -> None:
+    """What is mounted into a launcher pod outlives the agent's pod: the next agent takes it away."""
+    launcher = launchers("survivor", session=True, data_bytes=HELD_BYTES)
+    backups.ask_for("survivor", source(launcher), maxBytesPerSecond="1Mi")
+    backups.until_held("survivor", launcher)
+    killed = installed.kill_agent(node.name)
+    mounted = f"{PODS}/{launcher.pod_uid}/volumes/kubernetes.io~empty-dir/hotplug-disks/."
+    assert mounted in node.host.run("cat", "/proc/mounts"), "the pod still writes there"
+    eventually(lambda: installed.agent_runs(node.name) and installed.agent_pod(node.name) != killed, "a new agent", 120)
+    backup = backups.until_succeeded("survivor", hastened=launcher)
+    launcher.assert_identical(backups.read_set(backup, node))
+    assert not installed.plane.kubectl("-n", AGENTS, "get", "pods", "--ignore-not-found", killed)
 
 
 def test_pod_deleted_in_mid_push(

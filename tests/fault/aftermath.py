@@ -19,8 +19,9 @@ def assert_vm_as_before(backup: Backup) -> None:
         return
     assert_guest_writes(backup)
     failed = backup.machine.writes()[1] - (0 if seen.qemu_pid != backup.before.qemu_pid else backup.failed_before)
-    assert not failed, f"{failed} writes of the guest failed"
-    assert not backup.machine.trouble(), backup.machine.trouble()
+    if not backup.guest_writes_may_fail:
+        assert not failed, f"{failed} writes of the guest failed"
+        assert not backup.machine.trouble(), backup.machine.trouble()
     if backup.machine.agent_answers():
         assert not backup.machine.frozen(), "the guest is frozen"
 

@@ -32,6 +32,7 @@ class Backup:
         self.uid = ""
         self.number = 0
         self.qemu_may_change = False
+        self.guest_writes_may_fail = False
         self.watch: Watch | None = None
 
     def begin(self, location: str = "", **spec: Any) -> None:

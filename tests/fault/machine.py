@@ -26,6 +26,7 @@ from vmbackup.units import MIB
 
 NAME, SHORT_NAME, NAMESPACE = "fault_web", "web", "fault"
 GOLDEN_MIB, RAW_MIB, PIECE_BYTES = 256, 64, 64 << 10
+OVERWRITTEN_BYTES = 4 * MIB
 SEQUENCE_REST_MICROSECONDS = 30_000
 TROUBLE = re.compile(r".*(?:I/O error|sequence:|EXT4-fs error|Kernel panic).*")
 AGENT_SECONDS = 10
@@ -48,7 +49,7 @@ class Machine:
 
     # -- its life -----------------------------------------------------------------------------------------------
 
-    def build(self) -> None:
+    def build(self, error_policy: str = "") -> None:
         """Make the images afresh, start the VM and return when its guest writes."""
         if hasattr(self, "vm"):
             self.vm.remove()
@@ -62,17 +63,17 @@ class Machine:
         zero = f"write -z 0 {MIB}"  # no partitions: the guest makes its own
         subprocess.run(["qemu-io", "-f", "qcow2", "-c", zero, str(vda)], check=True, capture_output=True)
         vdb = scattered_image(self.disks / "vdb.raw", "raw", RAW_MIB * MIB)
-        uuid = start_guest(self.host.uri, self._xml(vda, vdb))
+        uuid = start_guest(self.host.uri, self._xml(vda, vdb, error_policy))
         self.vm = VM(self.host, NAME, uuid, self.disks, {"vda": vda, "vdb": vdb})
         with self.vm.domain() as domain:
             self._definition = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
         self.until_working()
 
-    def _xml(self, vda: Path, vdb: Path) -> str:
+    def _xml(self, vda: Path, vdb: Path, error_policy: str) -> str:
         kernel, initramfs = boot_files(self._boot)
         arguments = f"testbed.ext4=vda testbed.sequence=vda,vdb,{SEQUENCE_REST_MICROSECONDS}"
         boot = Boot(kernel, initramfs, self._serial, arguments)
-        disks = [Disk(vda, "vda"), Disk(vdb, "vdb", "raw")]
+        disks = [Disk(vda, "vda", error_policy=error_policy), Disk(vdb, "vdb", "raw", error_policy=error_policy)]
         return domain_xml(NAME, disks, Options(memory_mib=160, agent=True, boot=boot))
 
     def until_working(self) -> None:
@@ -207,6 +208,12 @@ class Machine:
             finally:
                 domain.blockJobAbort("vdb", 0)
                 file.unlink(missing_ok=True)
+
+    def overwrite_late_data(self) -> None:
+        """Write, as the guest does, over data near the end of vdb, which a held push has not reached."""
+        pieces = OVERWRITTEN_BYTES // PIECE_BYTES
+        at = (RAW_MIB * MIB - 2 * OVERWRITTEN_BYTES) // PIECE_BYTES
+        self.in_guest(f"dd if=/dev/zero of=/dev/vdb bs={PIECE_BYTES} seek={at} count={pieces} conv=notrunc,fsync")
 
     def write_until_paused(self) -> None:
         """Write as the guest does until its disks' file system is full; a write that finds no room pauses the VM."""

@@ -7,6 +7,7 @@ from fault.cell import Cell
 from fault.mounts import fill, remount
 from fault.rows import column
 from fault.stage import SICK, SMALL, SPARE
+from integration.libvirt.machines import wait_until
 from vmbackup.units import MIB
 
 NEARLY_FULL_BYTES = 8 * MIB
@@ -94,6 +95,7 @@ def test_target_directory_is_removed_and_made_again(cell: Cell) -> None:
 
 @column("target-io-error", push=("Copying", "Verifying"), snapshot=("Copying", "Verifying", "Publishing"))
 def test_target_fails_with_io_errors_until_it_is_repaired(cell: Cell) -> None:
+    cell.guest_writes_may_fail = (cell.method, cell.phase) == ("Push", "Copying")  # decision 0016
     cell.stage.use_sick_location()
     cell.catch(SICK)
     cell.stage.sick.fail()
@@ -104,6 +106,47 @@ def test_target_fails_with_io_errors_until_it_is_repaired(cell: Cell) -> None:
     cell.fault_is_over()
     cell.until_home()
     cell.ends(says="I/O|Input/output|[Rr]ead-only|Structure", attempts=2)
+
+
+@column("target-io-error-overwrites", push=("Copying",))
+def test_guest_overwrites_what_a_failing_target_misses(cell: Cell) -> None:
+    """QEMU fails such a write although the job goes on: a limit of push, see decision 0016."""
+    cell.spoils = cell.guest_writes_may_fail = True
+    overwrite_while_target_fails(cell)
+    wait_until(lambda: cell.machine.writes()[1] > cell.failed_before, "writes of the guest fail")
+    assert cell.machine.portrait().jobs, "the job had ended before"
+    assert cell.machine.portrait().state == "running"
+    come_home(cell)
+    cell.ends(says="writes of the guest", attempts=2)
+
+
+@column("target-io-error-overwrites-stop", push=("Copying",))
+def test_guest_that_stops_at_errors_overwrites_what_a_failing_target_misses(cell: Cell) -> None:
+    """Its writes are done when the job is over and it is told to go on: the guest sees no error."""
+    cell.spoils = True
+    cell.machine.build(error_policy="stop")
+    cell.stage.until_ready()
+    overwrite_while_target_fails(cell)
+    wait_until(lambda: cell.machine.portrait().state == "paused", "QEMU pauses the guest")
+    assert cell.machine.portrait().jobs, "the job had ended before"
+    come_home(cell)
+    cell.ends(says="paused the guest for an I/O error", attempts=2)
+
+
+def overwrite_while_target_fails(cell: Cell) -> None:
+    cell.stage.use_sick_location()
+    cell.catch(SICK)
+    cell.stage.sick.fail()
+    cell.machine.overwrite_late_data()
+
+
+def come_home(cell: Cell) -> None:
+    cell.let_push_go()
+    cell.stage.agent.go_on()
+    time.sleep(3)
+    cell.stage.sick.repair()
+    cell.fault_is_over()
+    cell.until_home()
 
 
 @column("target-hangs", snapshot=("Copying",))

@@ -7,8 +7,7 @@ from vmbackup.api.vmbackup import Method, Outcome, Phase, VMBackupStatus
 from vmbackup.core import steps
 from vmbackup.core.facts import Wishes
 from vmbackup.core.report import status_of
-from walk.test_long_ways import now_in
-from walk.world import World
+from walk.world import World, now_in
 
 METHODS = (Method.PUSH, Method.SNAPSHOT)
 MISSING = "/backups does not exist on this node"

@@ -3,31 +3,16 @@
 import pytest
 
 from fakes.disks import FakeImage
-from vmbackup.api.conditions import ConditionType, Reason, find
-from vmbackup.api.journal import Freeze
+from vmbackup.api.conditions import Reason
 from vmbackup.api.vmbackup import Method, Outcome, Phase
 from vmbackup.core import steps
 from vmbackup.core.facts import Wishes
-from vmbackup.core.report import VMBackupStatus, status_of
 from vmbackup.errors import Failed, NotYet
-from vmbackup.tick import Turn, drive, tick
 from walk.witness import Witness
-from walk.world import Crash, World
+from walk.world import World, now_in, status
 
 FULL = Failed(Reason.STORE_ERROR, "no space left for the journal", heals=True)
 METHODS = (Method.PUSH, Method.SNAPSHOT)
-
-
-def now_in(world: World) -> Phase:
-    return world.run_now().phase if world.ledger.reports else Phase.PREPARING
-
-
-def status(world: World) -> str:
-    """Return what the user reads now."""
-    run, facts = world.ledger.reports[-1]
-    ready = find(status_of(run, facts, VMBackupStatus(), world.clock.now()).conditions, ConditionType.READY)
-    assert ready is not None
-    return ready.message
 
 
 @pytest.mark.parametrize("step", [steps.StartCommit, steps.Pivot])
@@ -145,71 +130,6 @@ def test_set_is_not_lost_when_the_location_hides_it_just_after_the_rename(when: 
     assert (run.outcome, run.attempt) == (Outcome.SUCCEEDED, 1)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_guest_frozen_by_an_agent_that_died_is_thawed_though_the_journal_is_full(method: Method) -> None:
-    world = World(method)
-    turn = Turn(world.begin())
-    world.hypervisor.hook = crash_after(steps.FreezeGuest)
-    with pytest.raises(Crash):
-        drive(world.ports, turn.run, world.clock.advance)
-    world.hypervisor.hook = lambda _call, _when: None
-    assert world.domain.guest.frozen
-    world.journal.errors["record"] = FULL
-    turn = Turn(world._restart())
-    began = world.clock.now()
-    while world.domain.guest.frozen:
-        turn = tick(world.ports, turn)
-        world.clock.advance((turn.wait_seconds or 0) + 0.01)
-        assert world.clock.now() - began < 10, "the guest stays frozen"
-    assert not [call for call in world.hypervisor.calls if isinstance(call, steps.BeginPush | steps.TakeSnapshot)]
-
-
-def crash_after(step: type) -> object:
-    def hook(call: object, when: str) -> None:
-        if call is step and when == "after":
-            raise Crash
-
-    return hook
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_nothing_is_begun_without_a_record_even_while_the_guest_is_frozen(method: Method) -> None:
-    world = World(method)
-
-    def fill(world: World, turn: int) -> None:
-        world.journal.errors = {"record": FULL} if world.domain.guest.frozen else {}
-        if world.domain.guest.frozen:
-            assert world.run_now().freeze in (Freeze.INTENDED, Freeze.FROZEN)
-
-    world.each_turn = fill
-    run = world.walk()
-    world.assert_home(run)
-    begun = [call for call in world.hypervisor.calls if isinstance(call, steps.BeginPush | steps.TakeSnapshot)]
-    assert not begun
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_thaw_waits_for_a_guest_agent_that_comes_back(method: Method) -> None:
-    world = World(method)
-    world.hypervisor.errors[steps.ThawGuest] = [Failed(Reason.FREEZE_FAILED, "agent is not connected")] * 9
-    run = world.walk()
-    world.assert_home(run)
-    assert run.outcome is Outcome.SUCCEEDED
-    assert run.quiesced is not None
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_guest_that_stays_frozen_is_never_a_success(method: Method) -> None:
-    world = World(method)
-    world.hypervisor.errors[steps.ThawGuest] = Failed(Reason.FREEZE_FAILED, "agent is not connected")
-    world.domain.guest.let_watchdog_bark = lambda: None  # type: ignore[method-assign]
-    run = world.walk()
-    assert run.outcome is Outcome.STRANDED
-    assert run.failure is not None
-    assert "virsh domfsthaw demo_vm1" in run.failure.message
-    assert not world.store.sets
-
-
 def test_agent_that_ends_takes_the_vm_home_and_begins_nothing_until_the_next_one() -> None:
     world = World(Method.SNAPSHOT)
     world.store.turns_per_work = 20
@@ -286,71 +206,3 @@ def test_golden_image_below_the_base_is_never_written() -> None:
     run = world.walk()
     world.assert_home(run)
     assert world.hypervisor.images["/images/golden.qcow2"].commits == 0
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_guest_paused_for_want_of_room_runs_on_when_its_disks_are_free_again(method: Method) -> None:
-    """Its overlay, or the set that QEMU copies into, was full: QEMU pauses the guest, and never wakes it by itself."""
-    world = World(method)
-    world.domain.looks = 0 if method is Method.PUSH else 2
-
-    def fill(world: World, _turn: int) -> None:
-        full = now_in(world) is Phase.COPYING
-        world.domain.paused_by_io_error = world.domain.paused_by_io_error or full
-        world.store.overlay_free_bytes = 0 if full else 10**12
-        world.store.free_bytes = 0 if full else 10**12
-
-    world.each_turn = fill
-    run = world.walk()
-    world.assert_home(run)
-    assert run.outcome is Outcome.FAILED
-    assert not world.domain.paused_by_io_error
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_guest_that_pauses_again_and_again_is_told_and_does_not_hold_up_the_end(method: Method) -> None:
-    world = World(method)
-
-    def break_disk(world: World, _turn: int) -> None:
-        if now_in(world) is not Phase.PREPARING:
-            world.domain.paused_by_io_error = True
-
-    world.each_turn = break_disk
-    run = world.walk()
-    world.assert_home(run)
-    assert run.outcome is Outcome.SUCCEEDED
-    assert "virsh resume demo_vm1" in run.left
-    assert "virsh resume demo_vm1" in status(world)
-
-
-def test_guest_paused_by_its_push_runs_on_though_libvirt_is_away_while_the_set_is_removed() -> None:
-    world = World(Method.PUSH)
-    world.domain.looks = 0
-    away_at: list[int] = []
-
-    def each_turn(world: World, turn: int) -> None:
-        full = now_in(world) is Phase.COPYING
-        world.domain.paused_by_io_error = world.domain.paused_by_io_error or full
-        world.store.free_bytes = 0 if full else 10**12
-        if now_in(world) is Phase.DISCARDING and not away_at:
-            away_at.append(turn)
-            world.hypervisor.kill_daemon()
-        if away_at and turn == away_at[0] + 30:
-            assert not world.store.directories, "what touches only our files does not wait for libvirt"
-            assert "cannot be seen" in status(world)
-            world.hypervisor.start_daemon()
-
-    world.each_turn = each_turn
-    run = world.walk()
-    world.assert_home(run)
-    assert run.outcome is Outcome.FAILED
-    assert not world.domain.paused_by_io_error
-
-
-@pytest.mark.parametrize("pause", ["paused", "paused_by_io_error"])
-def test_guest_that_was_paused_before_stays_paused(pause: str) -> None:
-    world = World(Method.SNAPSHOT)
-    setattr(world.domain, pause, True)
-    world.assert_home(world.walk())
-    assert getattr(world.domain, pause)
-    assert not [call for call in world.hypervisor.calls if isinstance(call, steps.ResumeGuest)]

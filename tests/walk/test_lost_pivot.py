@@ -5,8 +5,7 @@ import pytest
 from vmbackup.api.conditions import Reason
 from vmbackup.api.vmbackup import Method, Outcome, Phase
 from vmbackup.core.steps import Pivot, RemoveOverlay, StartCommit
-from walk.test_long_ways import now_in
-from walk.world import World
+from walk.world import World, now_in
 
 BASE = "/images/vda.qcow2"
 

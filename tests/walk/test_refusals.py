@@ -193,6 +193,25 @@ def test_speed_limit_that_the_daemon_refuses_fails_the_backup_instead_of_being_i
     world.assert_home(run)
 
 
+@pytest.mark.parametrize("away", [1, 4])
+def test_speed_limit_is_set_by_the_daemon_that_is_back(away: int) -> None:
+    world = World(Method.PUSH, {"maxBytesPerSecond": "10Mi"})
+    world.hypervisor.errors[steps.LimitSpeed] = [NotYet(Reason.HYPERVISOR_AWAY, "cut off")] * away
+    world.domain.looks = 0
+    limits: list[int] = []
+
+    def each_turn(world: World, _turn: int) -> None:
+        if world.domain.push and world.domain.push.bytes_per_second:
+            limits.append(world.domain.push.bytes_per_second)
+            world.domain.looks = 2
+
+    world.each_turn = each_turn
+    run = world.walk()
+    assert (run.outcome, run.attempt) == (Outcome.SUCCEEDED, 1)
+    assert limits[0] == 10 * 1024**2
+    world.assert_home(run)
+
+
 def test_guest_restarted_on_the_stale_base_strands_the_backup_and_keeps_the_overlay() -> None:
     world = World(Method.SNAPSHOT)
 

@@ -8,10 +8,12 @@ from fakes.hypervisor import FakeDisk, FakeDomain, FakeHypervisor
 from fakes.journal import FakeJournal
 from fakes.ledger import FakeLedger
 from fakes.store import FakeStore
+from vmbackup.api.conditions import ConditionType, find
 from vmbackup.api.journal import Freeze, Launcher, Run
-from vmbackup.api.vmbackup import Method, Outcome, Phase, VMBackupSpec
+from vmbackup.api.vmbackup import Method, Outcome, Phase, VMBackupSpec, VMBackupStatus
 from vmbackup.core.plan import Request, plan
 from vmbackup.core.ports import Ports
+from vmbackup.core.report import status_of
 from vmbackup.tick import Turn, tick
 
 UID = "7b0f3c51-0000-4000-8000-000000000001"
@@ -139,3 +141,16 @@ class World:
         twin = World(self.method, self.spec, self.disks, in_pod=self.in_pod)
         twin.walk()
         return twin.effects
+
+
+def now_in(world: World) -> Phase:
+    """Return the phase that was told last."""
+    return world.run_now().phase if world.ledger.reports else Phase.PREPARING
+
+
+def status(world: World) -> str:
+    """Return what the user reads now."""
+    run, facts = world.ledger.reports[-1]
+    ready = find(status_of(run, facts, VMBackupStatus(), world.clock.now()).conditions, ConditionType.READY)
+    assert ready is not None
+    return ready.message

@@ -124,6 +124,7 @@ class Run(Document):
     frozen_at: float | None = None
     frozen_milliseconds: int | None = None
     thaw_tries: int = 0
+    thaw_not_before: float = Field(default=0.0, description="Earliest time of the next thaw after a refused one.")
     resume_tries: int = 0
     quiesced: Quiesced | None = None
     point_in_time: float | None = Field(default=None, description="When the copy's content was fixed.")

@@ -3,6 +3,8 @@
 First the rules that hold in every phase (PRELUDE), then the row of the phase in the method's table.
 """
 
+from dataclasses import replace
+
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Failure, Freeze, Quiesced, Run
 from vmbackup.api.vmbackup import Method, Outcome, Phase
@@ -44,6 +46,8 @@ TABLES: dict[Method, Table] = {Method.PUSH: PUSH, Method.SNAPSHOT: SNAPSHOT}
 POINT_IN_TIME = frozenset({Phase.FREEZING, Phase.STARTING, Phase.SNAPSHOTTING})
 # The guest writes to its own disks again, and no job of ours hinders it.
 DISKS_AT_HOME = frozenset({Phase.CLEANING, Phase.VERIFYING, Phase.DISCARDING})
+# Limits hold here, and what was begun must come to its end, even while the guest's agent refuses to thaw.
+GOES_ON_FROZEN = frozenset({Phase.COPYING, Phase.COMMITTING, Phase.PIVOTING, Phase.CLEANING})
 # From here on the outcome is fixed by what is on the disk.
 SETTLED = frozenset({Phase.PUBLISHING, Phase.DISCARDING, Phase.DONE})
 
@@ -77,6 +81,26 @@ def _thawed(view: View) -> dict[str, object]:
 
 def _thaw_refused(view: View) -> bool:
     return _to_thaw(view) and failed(ThawGuest)(view)
+
+
+def _thaw_awaited(view: View) -> dict[str, object]:
+    return {"thaw_not_before": view.now + THAW_REST_SECONDS, "trouble": view.error}
+
+
+def _thaw_rests(view: View) -> bool:
+    """Return whether a thaw was refused shortly before."""
+    return _to_thaw(view) and 0.0 < view.run.thaw_not_before - view.now <= THAW_REST_SECONDS
+
+
+def _only_thaw_is_left(view: View) -> bool:
+    return _thaw_rests(view) and view.run.phase not in GOES_ON_FROZEN
+
+
+def _thaw_is_next(view: View) -> bool:
+    """Return whether it is time for a thaw, and what the table did meanwhile has been judged by it."""
+    last = view.facts.last
+    judged = last is None or isinstance(last.step, ThawGuest)
+    return _to_thaw(view) and judged and not _thaw_rests(view)
 
 
 def _no_more_thaws(view: View) -> bool:
@@ -175,10 +199,11 @@ PRELUDE = (
     Rule("thawed", lambda view: _to_thaw(view) and done(ThawGuest)(view), Write(_thawed)),
     Rule("nothing to thaw", lambda view: _to_thaw(view) and vm_gone(view), Write(lambda _: {"freeze": Freeze.OVER})),
     Rule("cannot thaw", _no_more_thaws, Write(_thaw_given_up)),
-    Rule("thaw refused", _thaw_refused, Wait(THAW_REST_SECONDS, lambda view: view.error)),
+    Rule("thaw refused", _thaw_refused, Write(_thaw_awaited)),
+    Rule("thaw rests", _only_thaw_is_left, Wait(THAW_REST_SECONDS)),
     Rule(
         "maybe frozen",
-        _to_thaw,
+        _thaw_is_next,
         Act(lambda _: ThawGuest(), lambda view: {"thaw_tries": view.run.thaw_tries + 1}),
     ),
     # A pod must not write to what is being verified, and no mount may be left behind, whatever the outcome.
@@ -201,6 +226,13 @@ def _last_words(view: View) -> str:
     return f" ({trouble})" if trouble else ""
 
 
+def _saying_why_frozen(view: View, move: Move) -> Move:
+    """Keep telling why the guest is not thawed while the table goes on, whose rows know nothing of it."""
+    if not _thaw_rests(view) or move.run.trouble:
+        return move
+    return replace(move, run=move.run.model_copy(update={"trouble": view.run.trouble}))
+
+
 def decide(run: Run, facts: Facts, now: float) -> Move:
     """Return the next move: at most one act, and the record to write before it. No I/O, no clock.
 
@@ -211,5 +243,5 @@ def decide(run: Run, facts: Facts, now: float) -> Move:
     view = View(run, facts, now)
     for rule in (*PRELUDE, *TABLES[run.method][run.phase]):
         if rule.test(view):
-            return rule.effect.move(view)
+            return _saying_why_frozen(view, rule.effect.move(view))
     raise AssertionError(f"no rule of phase {run.phase} holds for run {run.uid}")

@@ -30,9 +30,17 @@ from vmbackup.core.rules import (
     vm_gone,
 )
 from vmbackup.core.steps import AbortJob, BeginPush, LimitSpeed
+from vmbackup.errors import NotYet
 from vmbackup.units import human_bytes, human_seconds
 
 GHOST_SECONDS = 5.0
+LIMIT_TRIES_MAX = 5  # half a minute: a limit is never ignored for long
+# QEMU fails a guest's write whose old data it cannot copy first, and libvirt has no switch for it (decision 0016).
+IO_ERRORS = ("Input/output error", "Read-only file system")
+GUEST_WRITES = (
+    "Before that, QEMU may have failed writes of the guest whose old data it could not copy first: look into the "
+    "guest's log. A guest whose disks have error_policy='stop' is paused and resumed instead."
+)
 
 
 def targets(view: View) -> tuple[tuple[str, str], ...]:
@@ -98,8 +106,16 @@ def limit_refused(view: View) -> bool:
     return job_runs(view) and failed(LimitSpeed)(view)
 
 
+def limit_not_heard(view: View) -> bool:
+    """Return whether nobody has refused the limit: the daemon was away, and will hear it when it is back."""
+    last = view.facts.last
+    away = last is not None and isinstance(last.error, NotYet)
+    return limit_refused(view) and away and view.run.tries < LIMIT_TRIES_MAX
+
+
 def limit_wanted(view: View) -> bool:
-    return job_runs(view) and view.run.spec.limit_bytes_per_second > 0 and not view.run.limited
+    wanted = view.run.spec.limit_bytes_per_second > 0 and not view.run.limited
+    return job_runs(view) and wanted and not resting(view)
 
 
 def finished_well(view: View) -> bool:
@@ -126,7 +142,7 @@ def _limit(view: View) -> LimitSpeed:
 
 
 def _limited(_: View) -> dict[str, object]:
-    return {"limited": True}
+    return {"limited": True, "tries": 0, "not_before": 0.0, "trouble": ""}
 
 
 def _copied(view: View) -> dict[str, object]:
@@ -168,7 +184,8 @@ def _ghost(view: View) -> str:
 
 def _job_error(view: View) -> str:
     error = view.domain.completed.error if view.domain.completed else ""
-    return f"VM {view.run.domain}: libvirt's backup job failed: {error or 'no reason given, QEMU may have ended'}"
+    words = f"VM {view.run.domain}: libvirt's backup job failed: {error or 'no reason given, QEMU may have ended'}"
+    return f"{words}. {GUEST_WRITES}" if any(each in error for each in IO_ERRORS) else words
 
 
 def _hidden(view: View) -> str:
@@ -220,6 +237,7 @@ PUSH: Table = {
         Rule("location nearly full", nearly_full, Fail(NEARLY_FULL, Phase.COPYING)),
         Rule("a job without work", ghost, Fail(GHOST, Phase.COPYING)),
         Rule("the job stands still", job_stalled, Fail(STALLED, Phase.COPYING)),
+        Rule("limit not heard", limit_not_heard, Retry()),
         Rule("limit refused", limit_refused, Fail(last_error(Reason.SPEED_LIMIT_UNSUPPORTED), Phase.COPYING)),
         Rule("limit in force", done(LimitSpeed), Write(_limited)),
         Rule("limit wanted", limit_wanted, Act(_limit)),

@@ -15,7 +15,7 @@ import libvirt_qemu
 from vmbackup.api.conditions import Reason
 from vmbackup.core.method import LIMIT_KNOWN_GOOD
 from vmbackup.core.steps import LimitSpeed
-from vmbackup.errors import Failed, VMBackupError
+from vmbackup.errors import Failed, NotYet, VMBackupError
 from vmbackup.hypervisor.connection import fresh_connection
 from vmbackup.hypervisor.failures import attempt, is_code
 
@@ -29,10 +29,11 @@ def limit_speed(uri: str, uuid: str, step: LimitSpeed, *, may_use_monitor: bool)
     """Share the rate among the disks that are still copied.
 
     Raises:
-        NotYet: the daemon is away.
+        NotYet: the daemon is away, or does not answer although its release lets limits through.
         Failed: the daemon does not let the limit through, and the monitor may not be used.
     """
-    if may_use_monitor and not _lets_limits_through(uri):
+    lets_through = _lets_limits_through(uri)
+    if may_use_monitor and not lets_through:
         # Trying the other way first would leave the job at full speed for seconds, and a call that hangs for 30.
         _limit_by_monitor(uri, uuid, step)
         return
@@ -43,6 +44,12 @@ def limit_speed(uri: str, uuid: str, step: LimitSpeed, *, may_use_monitor: bool)
         if call.error is not None:
             raise call.error
         return
+    if lets_through:
+        raise NotYet(
+            Reason.HYPERVISOR_AWAY,
+            f"Disks {', '.join(step.targets)}: libvirt has not answered blockJobSetSpeed in {GRACE_SECONDS:.0f} s. See "
+            "whether the daemon hangs; we try again.",
+        )
     if not may_use_monitor:
         raise Failed(
             Reason.SPEED_LIMIT_UNSUPPORTED,

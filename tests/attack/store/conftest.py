@@ -4,24 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from fakes.sample import DOMAIN_XML
-from vmbackup.store.directories import Directories
+from fakes.places import images, location, store
+
+__all__ = ["images", "location", "store"]
 
 SECRET = b"root:$6$the-host-file-that-nobody-may-see:20000:0:99999:7:::\n"
-
-
-@pytest.fixture
-def location(tmp_path: Path) -> Path:
-    path = tmp_path / "location"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    path = tmp_path / "images"
-    path.mkdir()
-    return path
 
 
 @pytest.fixture
@@ -31,11 +18,6 @@ def shadow(tmp_path: Path) -> Path:
     path.write_bytes(SECRET * 100)
     path.chmod(0o600)
     return path
-
-
-@pytest.fixture
-def store() -> Directories:
-    return Directories(domain_xml=lambda _run: DOMAIN_XML, wake=lambda: None, node="node-1")
 
 
 def secrets_in(place: Path) -> list[Path]:

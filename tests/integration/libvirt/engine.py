@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fakes.ledger import FakeLedger
 from vmbackup.api.journal import Run
@@ -16,7 +17,6 @@ from vmbackup.core import ending
 from vmbackup.core.facts import Facts
 from vmbackup.core.plan import Request, plan
 from vmbackup.core.ports import Ports
-from vmbackup.core.steps import HypervisorStep, Step, StoreStep
 from vmbackup.hypervisor.libvirtd import Libvirtd
 from vmbackup.store.clock import SteadyClock
 from vmbackup.store.directories import Directories
@@ -33,24 +33,24 @@ def no_hook(_moment: str, _run: Run) -> None:
     pass
 
 
-class _Hypervisor(Libvirtd):
+class Hooked:
+    """A port that tells of every act before and after it."""
+
     hook: Hook = staticmethod(no_hook)
 
-    def perform(self, run: Run, step: HypervisorStep) -> int | None:
-        self.hook(_moment("before", step), run)
-        value = super().perform(run, step)
-        self.hook(_moment("after", step), run)
+    def perform(self, run: Run, step: Any) -> int | None:
+        self.hook(f"before {type(step).__name__}", run)
+        value: int | None = super().perform(run, step)  # type: ignore[misc]
+        self.hook(f"after {type(step).__name__}", run)
         return value
 
 
-class _Store(Directories):
-    hook: Hook = staticmethod(no_hook)
+class _Hypervisor(Hooked, Libvirtd):
+    pass
 
-    def perform(self, run: Run, step: StoreStep) -> int | None:
-        self.hook(_moment("before", step), run)
-        value = super().perform(run, step)
-        self.hook(_moment("after", step), run)
-        return value
+
+class _Store(Hooked, Directories):
+    pass
 
 
 class RecordingLedger(FakeLedger):
@@ -63,13 +63,13 @@ class RecordingLedger(FakeLedger):
         self.hook(f"in {run.phase}", run)
 
 
-class Engine:
-    """What an agent has of a node, and one worker."""
+class Worker:
+    """What an agent has of one daemon, and one worker. `store`: more that the store of its sets needs."""
 
-    def __init__(self, uri: str, state: Path, *, may_use_monitor: bool = False, hook: Hook = no_hook) -> None:
+    def __init__(self, hypervisor: Libvirtd, state: Path, hook: Hook, **store: Any) -> None:
         self.woken = threading.Event()
-        self.hypervisor = _Hypervisor(uri, may_use_monitor=may_use_monitor)
-        self.store = _Store(domain_xml=self.hypervisor.domain_xml, wake=self.woken.set)
+        self.hypervisor = hypervisor
+        self.store = _Store(domain_xml=hypervisor.domain_xml, wake=self.woken.set, **store)
         self.journal = NodeJournal(state)
         clock = SteadyClock(state, busy=bool(self.journal.runs()))
         self.ledger = RecordingLedger()
@@ -85,7 +85,7 @@ class Engine:
 
     def finish(self, run: Run) -> Run:
         """Take turns until the run is over; the record of its end stays in the journal."""
-        with self.hypervisor.watch(lambda _uuid: self.woken.set()), self.journal.lock(run.domain_uuid):
+        with self.hypervisor.watch(lambda _uuid: self.woken.set()), self.journal.lock(run.lock_name):
             return drive(self._ports, run, self._pause)
 
     def _pause(self, seconds: float) -> None:
@@ -93,21 +93,29 @@ class Engine:
         self.woken.clear()
 
 
-def main(uri: str, state: str, death: str) -> None:
-    """Finish every run of the journal, as an agent does that was just started; die by SIGKILL at a moment."""
-    ending.ATTEMPT_REST_SECONDS = REST_SECONDS  # type: ignore[assignment]
+class Engine(Worker):
+    """The engine on a node's own daemon."""
+
+    def __init__(self, uri: str, state: Path, *, may_use_monitor: bool = False, hook: Hook = no_hook) -> None:
+        super().__init__(_Hypervisor(uri, may_use_monitor=may_use_monitor), state, hook)
+
+
+def dying_at(death: str) -> Hook:
+    """Return a hook that kills this process at a moment."""
 
     def die(moment: str, _run: Run) -> None:
         if moment == death:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    engine = Engine(uri, Path(state), hook=die)
+    return die
+
+
+def main(uri: str, state: str, death: str) -> None:
+    """Finish every run of the journal, as an agent does that was just started; die by SIGKILL at a moment."""
+    ending.ATTEMPT_REST_SECONDS = REST_SECONDS  # type: ignore[assignment]
+    engine = Engine(uri, Path(state), hook=dying_at(death))
     for run in engine.journal.runs():
         engine.finish(run)
-
-
-def _moment(when: str, step: Step) -> str:
-    return f"{when} {type(step).__name__}"
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fakes.sample import DOMAIN_XML
-from vmbackup.store.directories import Directories
+from fakes.places import images, location, store
+
+__all__ = ["images", "location", "store"]
 
 
 def call(*command: str | Path) -> str:
@@ -49,22 +50,3 @@ def loop(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
             return device
 
         yield attach
-
-
-@pytest.fixture
-def location(tmp_path: Path) -> Path:
-    path = tmp_path / "location"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    path = tmp_path / "images"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def store() -> Directories:
-    return Directories(domain_xml=lambda _run: DOMAIN_XML, wake=lambda: None, node="node-1")

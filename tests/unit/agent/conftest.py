@@ -19,11 +19,13 @@ from vmbackup.agent.measures import Measures
 from vmbackup.agent.pods import LauncherPods
 from vmbackup.agent.tidings import EventfulLedger
 from vmbackup.api import names
+from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import Executor, VMBackup
 from vmbackup.cluster.client import Client
 from vmbackup.cluster.events import Happening, Recorder
 from vmbackup.cluster.ledger import StatusLedger
 from vmbackup.cluster.resources import LOCATION, VMBACKUP, Resources
+from vmbackup.core.plan import Request, plan
 from vmbackup.core.ports import Ports
 from vmbackup.hypervisor.launcher import Daemons
 from vmbackup.hypervisor.libvirtd import KnownDomain, Libvirtd
@@ -120,6 +122,20 @@ class Desk:
             "status": {"node": NODE, "phase": "Assigned"} | parts.get("status", {}),
         }
         return VMBackup.parse(self.server.put(VMBACKUP.path(name, namespace), body))
+
+    def plan(self, backup: VMBackup) -> Run:
+        """Return the first record of a backup that is bound."""
+        request = Request(
+            uid=backup.metadata.uid,
+            namespace="team-a",
+            name="b1",
+            spec=backup.spec,
+            domain="team-a_web",
+            location_path="/backups",
+            overlay_directory="/overlays",
+            started_at=self.clock.now(),
+        )
+        return plan(request, self.hypervisor.find("team-a_web"), self.hypervisor.host(), self.clock.now())
 
     def hear(self, backup: VMBackup | None = None, *, gone: bool = False) -> None:
         """Do what the watch does."""

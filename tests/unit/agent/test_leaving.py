@@ -9,7 +9,6 @@ from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Failure, Freeze, Run, RunDisk
 from vmbackup.api.vmbackup import Method, Outcome, Phase
 from vmbackup.cluster.resources import VMBACKUP
-from vmbackup.core.plan import Request, plan
 from vmbackup.core.steps import AbortJob, BeginPush, TakeSnapshot, ThawGuest
 from vmbackup.errors import Failed
 
@@ -20,17 +19,7 @@ UID = "7b0f3c51-0000-4000-8000-000000000001"
 def planned(desk: Any, method: str = "Snapshot", **changes: Any) -> Run:
     """Return the record of a backup that a former agent has begun."""
     backup = desk.bind(spec={"method": method}, status={"attempt": 1})
-    request = Request(
-        uid=backup.metadata.uid,
-        namespace="team-a",
-        name="b1",
-        spec=backup.spec,
-        domain="team-a_web",
-        location_path="/backups",
-        overlay_directory="/overlays",
-        started_at=desk.clock.now(),
-    )
-    run = plan(request, desk.hypervisor.find("team-a_web"), desk.hypervisor.host(), desk.clock.now())
+    run: Run = desk.plan(backup)
     return run.model_copy(update=changes)
 
 

@@ -9,7 +9,6 @@ from vmbackup.api.vmbackup import Outcome, Phase
 from vmbackup.cluster.resources import VMBACKUP
 from vmbackup.core.facts import Wishes
 from vmbackup.core.kstatus import rfc3339
-from vmbackup.core.plan import Request, plan
 from vmbackup.core.ports import Ports
 from vmbackup.errors import NotYet
 from vmbackup.tick import Turn, tick
@@ -30,17 +29,7 @@ class Deaf:
 def left_in_mid_copy(desk: Any, method: str) -> Any:
     """Let an agent die in mid copy and return its last record."""
     backup = desk.bind(spec={"method": method}, status={"attempt": 1, "startTime": rfc3339(desk.clock.now())})
-    request = Request(
-        uid=backup.metadata.uid,
-        namespace="team-a",
-        name="b1",
-        spec=backup.spec,
-        domain="team-a_web",
-        location_path="/backups",
-        overlay_directory="/overlays",
-        started_at=desk.clock.now(),
-    )
-    run = plan(request, desk.hypervisor.find("team-a_web"), desk.hypervisor.host(), desk.clock.now())
+    run = desk.plan(backup)
     desk.journal.record(run)
     ports = Ports(desk.hypervisor, desk.store, desk.journal, Deaf(), desk.clock)
     turn = Turn(run)

@@ -1,17 +1,18 @@
 """What comes before the tables of the phases: wishes, the deadline, and that no guest stays frozen."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from unit.core.scene import T0, a_domain, a_run, did, facts, over, said_no, view
+from unit.core.scene import T0, WRITTEN, a_domain, a_run, did, facts, on_overlay, over, said_no, store, view
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Freeze, Quiesced, Run
 from vmbackup.api.vmbackup import Method, Outcome, Phase
 from vmbackup.core.decide import TABLES, decide
 from vmbackup.core.facts import DomainFacts, Facts, Wishes
 from vmbackup.core.rules import Move
-from vmbackup.core.steps import FreezeGuest, ResumeGuest, ThawGuest
+from vmbackup.core.steps import FreezeGuest, ResumeGuest, StartCopy, ThawGuest
 
 DEADLINE = T0 + 3600
 QUIESCED = Quiesced(done=True, reason=Reason.FROZEN)
@@ -144,12 +145,37 @@ def test_dead_guest_needs_no_thaw() -> None:
 @pytest.mark.parametrize("freeze", [Freeze.INTENDED, Freeze.FROZEN])
 def test_refused_thaw_rests_a_moment_and_is_tried_again(freeze: Freeze) -> None:
     """A guest agent comes back by itself after some seconds; five tries in a millisecond would miss it."""
-    run = a_run(Phase.COPYING, **{**FROZEN, "freeze": freeze}, thaw_tries=1)
-    move = decided(run, facts(last=did(ThawGuest(), said_no("agent is away"))))
-    assert move.step is None
-    assert move.wait_seconds == 1.0
-    assert move.run.trouble == "agent is away"
-    assert decided(move.run).step == ThawGuest()
+    run = a_run(Phase.DISCARDING, **{**FROZEN, "freeze": freeze}, **over(), thaw_tries=1)
+    refused = decided(run, facts(last=did(ThawGuest(), said_no("agent is away"))), T0)
+    assert refused.step is None
+    assert refused.run.trouble == "agent is away"
+    resting = decided(refused.run, now=T0 + 0.9)
+    assert (resting.step, resting.wait_seconds) == (None, 1.0)
+    assert decided(refused.run, now=T0 + 1.1).step == ThawGuest()
+
+
+ON_IT: dict[str, Any] = {**FROZEN, "began": True, "overlay_at": T0}
+ON_OVERLAY = facts(a_domain(on_overlay()), store(overlay_bytes={"vda": WRITTEN}))
+
+
+def test_table_goes_on_between_two_thaws_and_the_words_stay() -> None:
+    """Somebody must look at the limits of a VM on overlays while its agent refuses for minutes."""
+    run = a_run(Phase.COPYING, **ON_IT, thaw_tries=1)
+    refused = decided(run, facts(last=did(ThawGuest(), said_no("agent is away"))), T0).run
+    between = decided(refused, ON_OVERLAY, now=T0 + 0.5)
+    assert between.step == StartCopy("vda")
+    assert between.run.trouble == "agent is away"
+
+
+def test_what_was_done_between_two_thaws_is_judged_before_the_next_one() -> None:
+    run = a_run(Phase.COPYING, **ON_IT, thaw_tries=1, thaw_not_before=T0)
+    moved = decided(run, replace(ON_OVERLAY, last=did(StartCopy("vda"), said_no("no"))), now=T0 + 5).run
+    assert moved.outcome is Outcome.FAILED
+
+
+def test_clock_that_is_set_back_does_not_put_off_a_thaw() -> None:
+    run = a_run(Phase.COPYING, **FROZEN, thaw_tries=1, thaw_not_before=T0 + 3600)
+    assert decided(run, now=T0).step == ThawGuest()
 
 
 def test_freeze_of_which_nothing_is_known_is_given_up_and_told() -> None:

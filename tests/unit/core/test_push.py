@@ -148,12 +148,40 @@ def test_job_without_work_behind_it_is_told_from_one_that_is_just_beginning(
     assert end(decided(Phase.COPYING, a_domain(disk, job=GHOST), still=still)) == where
 
 
+@pytest.mark.parametrize(("error", "told"), [("Input/output error", True), ("No space left on device", False)])
+def test_job_that_fails_with_its_target_says_that_writes_of_the_guest_may_have_failed(error: str, told: bool) -> None:
+    """A full target pauses the guest, which is resumed; any other error reaches it, unless its disks stop at errors."""
+    move = decided(Phase.COPYING, a_domain(completed=CompletedJob("backup", False, error)))
+    assert move.run.failure is not None
+    assert error in move.run.failure.message
+    assert ("writes of the guest" in move.run.failure.message) is told
+
+
 def test_limit_is_asked_for_once_and_only_while_the_job_runs() -> None:
     wish = {"spec": {"maxBytesPerSecond": "10Mi"}}
     assert decided(Phase.COPYING, a_domain(job=OURS), **wish).step == LimitSpeed(("vda",), 10 * 1024**2)
     assert decided(Phase.COPYING, a_domain(job=OURS), did(LimitSpeed(("vda",), 1)), **wish).run.limited
     assert decided(Phase.COPYING, a_domain(job=OURS), limited=True, **wish).step is None
     assert decided(Phase.COPYING, a_domain(completed=WELL), **wish).run.phase is Phase.VERIFYING
+
+
+def test_limit_is_asked_for_again_when_the_daemon_was_away() -> None:
+    wish = {"spec": {"maxBytesPerSecond": "10Mi"}}
+    away = did(LimitSpeed(("vda",), 1), NotYet(Reason.HYPERVISOR_AWAY, "the daemon is away"))
+    move = decided(Phase.COPYING, a_domain(job=OURS), away, **wish)
+    assert (move.run.outcome, move.run.trouble) == (None, "the daemon is away")
+    resting = decide(move.run, facts(a_domain(job=OURS)), T0 + 10.5)
+    assert (resting.step, resting.run.outcome) == (None, None)
+    assert isinstance(decide(move.run, facts(a_domain(job=OURS)), T0 + 12).step, LimitSpeed)
+    last = decided(Phase.COPYING, a_domain(job=OURS), away, tries=5, **wish)
+    assert last.run.failure is not None, "a limit is never ignored for long"
+    assert last.run.failure.heals
+
+
+def test_words_about_a_limit_go_when_it_is_in_force() -> None:
+    run = {"spec": {"maxBytesPerSecond": "10Mi"}, "tries": 2, "trouble": "the daemon is away"}
+    move = decided(Phase.COPYING, a_domain(job=OURS), did(LimitSpeed(("vda",), 1)), **run)
+    assert (move.run.limited, move.run.tries, move.run.trouble) == (True, 0, "")
 
 
 def test_limit_that_is_refused_is_no_silent_default() -> None:

@@ -2,18 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from fakes.sample import DOMAIN_XML, disk_of, run_of
+from fakes.places import location, store
+from fakes.sample import disk_of, run_of
 from vmbackup.api.journal import Run
-from vmbackup.store.directories import Directories
+
+__all__ = ["location", "store"]
 
 MIB = 1024 * 1024
-
-
-@pytest.fixture
-def location(tmp_path: Path) -> Path:
-    path = tmp_path / "location"
-    path.mkdir()
-    return path
 
 
 @pytest.fixture
@@ -30,8 +25,3 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(location: Path, source: Path) -> Run:
     return run_of(location, disk_of(source), min_free="0")
-
-
-@pytest.fixture
-def store() -> Directories:
-    return Directories(domain_xml=lambda _run: DOMAIN_XML, wake=lambda: None, node="node-1")
