@@ -17,7 +17,6 @@ import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
-from vmbackup.api import names
 from vmbackup.api.conditions import ConditionType, Reason, find
 from vmbackup.api.restore import RestoreKind, VMRestore, VMRestoreStatus, kind_of
 from vmbackup.api.restore_journal import RestoreRun
@@ -37,6 +36,7 @@ from vmbackup.store.finding import find_named, find_sets
 from vmbackup.store.journal import NodeJournal
 from vmbackup.store.restore_directories import RestoreDirectories
 from vmbackup.store.restore_journal import RestoreRecords
+from vmbackup.store.status_files import write_status
 
 EXIT_CODES = {
     Outcome.SUCCEEDED: 0,
@@ -107,17 +107,7 @@ class StatusFile:
         if status == self._statuses.get(key):
             return
         self._statuses[key] = status
-        namespace, _, name = key.partition("/")
-        document = {
-            "apiVersion": names.API_VERSION,
-            "kind": "VMRestore",
-            "metadata": {"namespace": namespace, "name": name},
-            "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
-        }
-        path = self._directory / f"restore-{namespace}-{name}.yaml"
-        fresh = path.with_suffix(".new")
-        fresh.write_text(yaml.safe_dump(document, sort_keys=False))
-        os.replace(fresh, path)
+        write_status(self._directory, "restore-", "VMRestore", key, status)
         self._listen(key, status)
 
 

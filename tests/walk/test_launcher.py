@@ -5,9 +5,9 @@ import pytest
 from vmbackup.api.conditions import Reason
 from vmbackup.api.journal import Run
 from vmbackup.api.vmbackup import Method, Outcome
-from vmbackup.core.facts import Wishes
 from vmbackup.core.steps import BeginPush, MountDirectory, StartVerification, UnmountDirectory
 from vmbackup.errors import Failed, Refused
+from walk.strikes import cancelled_at, daemon_dies_at, killed_again, pod_deleted_at
 from walk.world import LAUNCHER, World
 
 TURNS = 60
@@ -62,12 +62,7 @@ def test_agent_killed_at_every_effect_leaves_nothing_mounted() -> None:
 def test_agent_killed_twice_leaves_nothing_mounted() -> None:
     for first in range(1, pod_world().effects_of_a_good_walk(), 3):
         world = pod_world(strike_at=first)
-
-        def again(world: World, _turn: int) -> None:
-            if world.crashes == 1 and world.strike_at == first:  # noqa: B023
-                world.strike_at = world.effects + 5
-
-        world.each_turn = again
+        world.each_turn = killed_again(first, effects=5)
         run = world.walk()
         assert run.outcome is Outcome.SUCCEEDED, f"effect {first}: {run.failure}"
         world.assert_home(run)
@@ -77,12 +72,7 @@ def test_cancelled_at_every_turn_leaves_nothing_mounted() -> None:
     outcomes = set()
     for moment in range(TURNS):
         world = pod_world()
-
-        def cancel(world: World, turn: int) -> None:
-            if turn == moment:  # noqa: B023
-                world.ledger.wish = Wishes(cancel=True)
-
-        world.each_turn = cancel
+        world.each_turn = cancelled_at(moment)
         run = world.walk()
         outcomes.add(run.outcome)
         world.assert_home(run)
@@ -93,13 +83,7 @@ def test_pod_gone_at_every_turn_is_a_failure_in_words_and_leaves_nothing_mounted
     ends: list[Run] = []
     for moment in range(TURNS):
         world = pod_world()
-
-        def delete_pod(world: World, turn: int) -> None:
-            if turn == moment and world.domain.alive:  # noqa: B023
-                world.domain.persistent = False
-                world.domain.kill_qemu()
-
-        world.each_turn = delete_pod
+        world.each_turn = pod_deleted_at(moment)
         run = world.walk()
         assert not world.store.mounts
         assert not world.store.directories
@@ -117,14 +101,7 @@ def test_pod_gone_at_every_turn_is_a_failure_in_words_and_leaves_nothing_mounted
 def test_daemon_in_the_pod_restarted_at_every_turn_is_survived() -> None:
     for moment in range(40):
         world = pod_world()
-
-        def blink(world: World, turn: int) -> None:
-            if turn == moment:  # noqa: B023
-                world.hypervisor.kill_daemon()
-            if turn == moment + 3:  # noqa: B023
-                world.hypervisor.start_daemon()
-
-        world.each_turn = blink
+        world.each_turn = daemon_dies_at(moment)
         run = world.walk()
         assert run.outcome is Outcome.SUCCEEDED, f"turn {moment}: {run.failure}"
         world.assert_home(run)

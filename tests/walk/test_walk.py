@@ -4,7 +4,7 @@ import pytest
 
 from vmbackup.api.conditions import Reason
 from vmbackup.api.vmbackup import Method, Outcome
-from vmbackup.core.facts import Wishes
+from walk.strikes import cancelled_at, daemon_dies_at, guest_dies_at, killed_again
 from walk.world import World
 
 METHODS = (Method.PUSH, Method.SNAPSHOT)
@@ -38,12 +38,7 @@ def test_agent_killed_twice(method: Method) -> None:
     count = World(method).effects_of_a_good_walk()
     for first in range(1, count, 5):
         world = World(method, strike_at=first)
-
-        def again(world: World, _turn: int) -> None:
-            if world.crashes == 1 and world.strike_at == first:  # noqa: B023
-                world.strike_at = world.effects + 7
-
-        world.each_turn = again
+        world.each_turn = killed_again(first, effects=7)
         run = world.walk()
         assert run.outcome is Outcome.SUCCEEDED, f"effect {first}: {run.failure}"
         world.assert_home(run)
@@ -54,14 +49,7 @@ def test_agent_killed_twice(method: Method) -> None:
 def test_every_effect_survives_a_dead_daemon(method: Method, quiesce: str) -> None:
     for moment in range(40):
         world = World(method, {"quiesce": quiesce})
-
-        def blink(world: World, turn: int) -> None:
-            if turn == moment:  # noqa: B023
-                world.hypervisor.kill_daemon()
-            if turn == moment + 3:  # noqa: B023
-                world.hypervisor.start_daemon()
-
-        world.each_turn = blink
+        world.each_turn = daemon_dies_at(moment)
         run = world.walk()
         assert run.outcome is Outcome.SUCCEEDED, f"turn {moment}: {run.failure}"
         world.assert_home(run)
@@ -72,12 +60,7 @@ def test_cancelled_at_every_turn_goes_home_and_publishes_nothing_or_all(method: 
     outcomes = set()
     for moment in range(60):
         world = World(method)
-
-        def cancel(world: World, turn: int) -> None:
-            if turn == moment:  # noqa: B023
-                world.ledger.wish = Wishes(cancel=True)
-
-        world.each_turn = cancel
+        world.each_turn = cancelled_at(moment)
         run = world.walk()
         outcomes.add(run.outcome)
         assert run.outcome in (Outcome.CANCELLED, Outcome.SUCCEEDED)
@@ -89,14 +72,7 @@ def test_cancelled_at_every_turn_goes_home_and_publishes_nothing_or_all(method: 
 def test_guest_dies_at_every_turn_and_is_started_again(method: Method) -> None:
     for moment in range(40):
         world = World(method)
-
-        def die(world: World, turn: int) -> None:
-            if turn == moment and world.domain.alive:  # noqa: B023
-                world.domain.kill_qemu()
-            if turn == moment + 4 and not world.domain.alive:  # noqa: B023
-                world.domain.restart_guest()
-
-        world.each_turn = die
+        world.each_turn = guest_dies_at(moment)
         run = world.walk()
         assert run.outcome is Outcome.SUCCEEDED, f"turn {moment}: {run.failure}"
         world.assert_home(run)

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from pydantic import ValidationError
 
@@ -18,6 +19,7 @@ from vmbackup.core.kstatus import LONGEST_REASON, cut, rfc3339
 from vmbackup.core.method import push_obstacle, version
 from vmbackup.errors import NotYet, VMBackupError
 from vmbackup.hypervisor.libvirtd import Libvirtd
+from vmbackup.hypervisor.pods import launchers
 from vmbackup.store.leftovers import leftover_words
 from vmbackup.store.space import look
 
@@ -33,8 +35,16 @@ class Inventory:
     """Looks every ten seconds and when woken; writes when something changed. `locations` come from the watch."""
 
     def __init__(
-        self, resources: Resources, hypervisor: Libvirtd, node: str, session: str, default_namespace: str
+        self,
+        resources: Resources,
+        hypervisor: Libvirtd,
+        node: str,
+        session: str,
+        default_namespace: str,
+        *,
+        find_launchers: Callable[[], set[str]] = launchers,
     ) -> None:
+        self._find_launchers = find_launchers
         self._resources, self._hypervisor = resources, hypervisor
         self._node, self._session, self._default_namespace = node, session, default_namespace
         self._locations: dict[str, Body] = {}
@@ -101,7 +111,7 @@ class Inventory:
         try:
             host, vms = self._hypervisor.host(), self._vms()
         except NotYet as away:
-            conditions = self._ready("False", Reason.HYPERVISOR_AWAY, away.message)
+            conditions = self._without_daemon(away)
             return self._status.model_copy(
                 update={"session": self._session, "locations": locations, "conditions": conditions}
             )
@@ -114,6 +124,14 @@ class Inventory:
             locations=locations,
             conditions=self._ready("True", Reason.READY, f"{len(vms)} VMs; libvirt {version(host.libvirt_version)}"),
         )
+
+    def _without_daemon(self, away: NotYet) -> tuple[Condition, ...]:
+        """Tell a node that is for launcher pods only from one whose daemon was there before and is away."""
+        pods = 0 if self._status.libvirt_version else len(self._find_launchers())
+        if not pods:
+            return self._ready("False", Reason.HYPERVISOR_AWAY, away.message)
+        words = f"{pods} launcher pod{'s' if pods > 1 else ''}; no libvirt of the node itself answers: {away.message}"
+        return self._ready("True", Reason.READY, words)
 
     def _vms(self) -> tuple[HostedVM, ...]:
         claims = [ownership.Claim(*vm) for vm in self._hypervisor.vms()]

@@ -7,6 +7,7 @@ import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import ValidationError
 
@@ -28,7 +29,7 @@ from vmbackup.cluster.ledger import StatusLedger
 from vmbackup.cluster.resources import LOCATION, VMBACKUP, VMRESTORE, Resources
 from vmbackup.core.ports import Ports
 from vmbackup.door.health import Health, serve
-from vmbackup.door.logs import Style, log_to_stderr, of_run
+from vmbackup.door.logs import Style, end_process, log_to_stderr, of_run
 from vmbackup.door.metrics import serve_metrics
 from vmbackup.door.pages import Address
 from vmbackup.door.watches import Subscription, Watches
@@ -229,8 +230,8 @@ def served(resources: Resources) -> bool:
         return False
 
 
-def main(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT."""
+def main(settings: Settings) -> NoReturn:
+    """Run until SIGTERM or SIGINT, and end the process."""
     log_to_stderr(settings.log_format, node=settings.node)
     agent = Agent(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -239,4 +240,4 @@ def main(settings: Settings) -> int:
         serve(agent.health, settings.probe_port)
     if settings.metrics_address:
         serve_metrics(agent.measures.metrics, settings.metrics_address)
-    return agent.run()
+    end_process(agent.run())

@@ -42,6 +42,7 @@ class Finished:
 
     `held`: our finalizer is on it. `expires_at`: seconds since the epoch, None for never. `end`: for the metrics.
     `child`: what its schedule and retention want to know. `fate`: what becomes of its set when it is deleted.
+    `changed`: its spec is newer than what its status speaks of.
     """
 
     metadata: ObjectMeta
@@ -50,6 +51,7 @@ class Finished:
     end: Ending
     child: Child
     fate: Doomed
+    changed: bool = False
 
 
 Model = (
@@ -194,6 +196,7 @@ def _finished(backup: VMBackup) -> Finished:
         end=ending(backup),
         child=child_of(backup),
         fate=doomed(backup),
+        changed=metadata.generation > backup.status.observed_generation,
     )
 
 
@@ -208,7 +211,7 @@ def _essence(model: Model) -> object:
     metadata = model.metadata
     fate = (metadata.deletion_timestamp, metadata.finalizers, metadata.generation)
     if isinstance(model, Finished):
-        return fate, model.held, model.expires_at, model.child, model.fate
+        return fate, model.held, model.expires_at, model.changed, model.child, model.fate
     if isinstance(model, VMBackup | VMRestore):
         return fate, model.spec.cancel, model.status.node, model.status.phase, model.status.outcome
     if isinstance(model, VMBackupLocation | VMBackupSchedule):

@@ -1,7 +1,6 @@
 """The controller's process: what runs in it, how it starts and how it ends."""
 
 import logging
-import os
 import secrets
 import signal
 import socket
@@ -9,6 +8,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from vmbackup.api import names
 from vmbackup.cluster.client import Body, Client, find_kubeconfig
@@ -27,7 +27,7 @@ from vmbackup.controller.writer import Writer
 from vmbackup.core.set_removal import Patience
 from vmbackup.core.turns import Limits
 from vmbackup.door.health import LOOP_SECONDS, Health, serve
-from vmbackup.door.logs import Style, log_to_stderr
+from vmbackup.door.logs import Style, end_process, log_to_stderr
 from vmbackup.door.metrics import serve_metrics
 from vmbackup.door.pages import Address
 from vmbackup.door.watches import Subscription, Watches
@@ -49,8 +49,8 @@ def main(  # noqa: PLR0913 - the options of the command line
     *,
     metrics_address: Address | None = None,
     log_format: Style = "auto",
-) -> int:
-    """Run until SIGTERM or SIGINT (0), or until the lead or the watches are lost (1).
+) -> NoReturn:
+    """Run until SIGTERM or SIGINT (0), or until the lead or the watches are lost (1), and end the process.
 
     namespace: where the Leases are. probe_port: 0 for none. metrics_address: None for none.
     """
@@ -62,7 +62,7 @@ def main(  # noqa: PLR0913 - the options of the command line
         serve(controller.health, probe_port)
     if metrics_address:
         serve_metrics(controller.measures.metrics, metrics_address)
-    return controller.run()
+    end_process(controller.run())
 
 
 class Controller:
@@ -165,5 +165,4 @@ class Controller:
 def _lost() -> None:
     """End at once: another replica may lead already."""
     log.critical("the lead is lost: this process ends")
-    logging.shutdown()
-    os._exit(1)
+    end_process(1)

@@ -21,7 +21,7 @@ from vmbackup.controller.cache import Cache, Finished, Model
 from vmbackup.controller.measures import Measures
 from vmbackup.core.location_report import location_status, same_but_for_bytes
 from vmbackup.core.samples import Ending, ending
-from vmbackup.core.turn_report import status_of_turn
+from vmbackup.core.turn_report import seen, status_of_turn
 from vmbackup.core.turns import MISSING, Abandon, Bind, Limits, Lost, Refuse, Scene, Turn, Wait, plan_turns
 from vmbackup.door.logs import about, of_backup
 
@@ -127,11 +127,13 @@ class Reconciler:
                 log.info("%s: %s: %s", backup.key, reason, message)
 
     def _tidy(self, finished: Finished, now: float) -> None:
-        """Let a finished backup go: its finalizer at once, the resource when its time is over."""
+        """Let a finished backup go: its finalizer at once, the resource when its time is over. Until then, see it."""
         if finished.held:
             self._guarded(VMBACKUP, finished.metadata, partial(self._close, finished.end))
         elif finished.expires_at is not None and now >= finished.expires_at:
             self._guarded(VMBACKUP, finished.metadata, self._expire)
+        elif finished.changed and not finished.metadata.deletion_timestamp:
+            self._guarded(VMBACKUP, finished.metadata, self._see)
 
     def _close(self, end: Ending, body: Body) -> None:
         """Release a backup that ended, and count it: the one write that is done once, whoever leads and restarts."""
@@ -154,6 +156,18 @@ class Reconciler:
         else:
             self._cache.put(VMBACKUP, left)  # a finalizer keeps it; the watch may have told of the deletion already
         log.info("%s/%s: removed, ttlSecondsAfterFinished is over", metadata["namespace"], metadata["name"])
+
+    def _see(self, known: Body) -> None:
+        """Note in the status of a finished backup that its spec was looked at: a cancellation that came too late."""
+        metadata = known["metadata"]
+        body = self._resources.get(VMBACKUP, metadata["name"], metadata["namespace"])
+        backup = VMBackup.parse(body)
+        if backup.metadata.uid != metadata["uid"]:
+            raise Conflict(f"{backup.key}: another VMBackup has taken its name")
+        if backup.finished:
+            body = self._resources.patch_status(VMBACKUP, body, seen(backup.status, backup.metadata.generation))
+            log.info("%s: changed after it had ended; nothing comes of that", backup.key)
+        self._wrote(VMBACKUP, body)
 
     def _gather(self, location: VMBackupLocation, scene: Scene, now: float) -> None:
         status = location_status(location, scene.hosts, scene.live_nodes, now)

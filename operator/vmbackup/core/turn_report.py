@@ -1,4 +1,7 @@
-"""What the controller writes about a turn: binding and queue. After the binding the agent writes."""
+"""What the controller writes about a turn: binding and queue. After the binding the agent writes.
+
+When a backup is over nobody writes but the controller again, and only which generation of the spec was seen.
+"""
 
 from vmbackup.api.conditions import Reason
 from vmbackup.api.vmbackup import Phase, VMBackupStatus
@@ -19,3 +22,14 @@ def status_of_turn(turn: Turn, now: float) -> VMBackupStatus:
         return refused(backup.status, turn.reason, turn.message, stamp)
     reason = turn.reason if isinstance(turn, Wait) else Reason.NODE_LOST
     return waiting(backup.status, reason, turn.message, stamp)
+
+
+def seen(status: VMBackupStatus, generation: int) -> VMBackupStatus:
+    """Return the status of a finished backup whose spec was changed since: a cancellation that came too late.
+
+    Who waits for the resource compares generations, and would take it for work in progress for ever.
+    """
+    conditions = tuple(
+        condition.model_copy(update={"observed_generation": generation}) for condition in status.conditions
+    )
+    return status.model_copy(update={"observed_generation": generation, "conditions": conditions})

@@ -34,6 +34,7 @@ SOCKETS = (
 SCHEME = "launcher:"
 
 _UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_POD_GROUP = re.compile(rb"[/-]pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})(?:\.slice)?(?:/|$)", re.MULTILINE)
 _OPENAT2 = 437  # the same on every architecture, as all system calls since Linux 5.0
 _IN_ROOT, _NO_MAGICLINKS = 0x10, 0x02
 _AGAIN_MAX = 16  # the kernel gives up when something is renamed meanwhile, openat2(2): EAGAIN
@@ -96,6 +97,18 @@ def processes(pod_uid: str, proc: Path = PROC) -> Iterator[int]:
     for entry in os.listdir(proc):
         if entry.isdigit() and _is_of(pod_uid, _text(proc / entry / "cgroup")):
             yield int(entry)
+
+
+def launchers(proc: Path = PROC) -> set[str]:
+    """Return the UIDs of the launcher pods on this node: those with a libvirt daemon and a volume hotplug-disks."""
+    found = set()
+    for entry in os.listdir(proc):
+        if entry.isdigit() and _text(proc / entry / "comm").strip() in DAEMONS:
+            group = _POD_GROUP.search(_text(proc / entry / "cgroup"))
+            uid = group[1].decode().replace("_", "-") if group else ""
+            if uid and f"/{uid}/{HOTPLUG_VOLUME} ".encode() in _text(proc / entry / "mountinfo"):
+                found.add(uid)
+    return found
 
 
 def read_file(pod_uid: str, path: str, bytes_max: int) -> bytes:

@@ -10,12 +10,31 @@ import yaml
 
 from vmbackup.api import names
 from vmbackup.api.journal import Run
+from vmbackup.api.model import Report
 from vmbackup.api.vmbackup import VMBackupStatus
 from vmbackup.core.facts import Facts, Wishes
 from vmbackup.core.ports import Clock
 from vmbackup.core.report import status_of
 
 log = logging.getLogger(__name__)
+
+
+def write_status(directory: Path, prefix: str, kind: str, key: str, status: Report) -> None:
+    """Write a resource with its status as one file, `<prefix><namespace>-<name>.yaml`, in place of the old one.
+
+    By libyaml: it takes a tenth of the time, which a short backup would notice. Raises: OSError: it cannot be written.
+    """
+    namespace, _, name = key.partition("/")
+    document = {
+        "apiVersion": names.API_VERSION,
+        "kind": kind,
+        "metadata": {"namespace": namespace, "name": name},
+        "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+    }
+    path = directory / f"{prefix}{namespace}-{name}.yaml"
+    fresh = path.with_suffix(".new")
+    fresh.write_text(yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False))
+    os.replace(fresh, path)
 
 
 class StatusFiles:
@@ -52,17 +71,7 @@ class StatusFiles:
         self._listen(key, status)
 
     def _write(self, key: str, status: VMBackupStatus) -> None:
-        namespace, _, name = key.partition("/")
-        document = {
-            "apiVersion": names.API_VERSION,
-            "kind": "VMBackup",
-            "metadata": {"namespace": namespace, "name": name},
-            "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
-        }
-        path = self._directory / f"{namespace}-{name}.yaml"
-        fresh = path.with_suffix(".new")
-        fresh.write_text(yaml.safe_dump(document, sort_keys=False))
-        os.replace(fresh, path)
+        write_status(self._directory, "", "VMBackup", key, status)
 
     def wishes(self, run: Run) -> Wishes:
         return Wishes(cancel=self._cancelled.is_set())

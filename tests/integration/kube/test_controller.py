@@ -1,22 +1,24 @@
 """The controller on a real API server, with only its own rights. The agents are played by the tests."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from fakes.waiting import eventually
-from integration.kube.processes import ControllerProcess, Node, controller, grant, vm
+from integration.kube.processes import ControllerProcess, controller, grant, vm
+from integration.kube.scene import PATIENCE_SECONDS, SYSTEM, Scene
 from testbed.controlplane import ControlPlane
 from vmbackup.api import names
 from vmbackup.cluster.client import Client
-from vmbackup.cluster.errors import NotFound
 from vmbackup.cluster.resources import LOCATION, VMBACKUP
 from vmbackup.core.turns import Limits
 
-SYSTEM = "vmbackup-system"
 GRACE_SECONDS = 2.0
-PATIENCE_SECONDS = 30.0
+
+
+class LongTerms:
+    def __repr__(self) -> str:
+        return "Terms(duration=90, renew_deadline=60, retry=1)"
 
 
 @pytest.fixture(scope="module")
@@ -31,69 +33,6 @@ def running(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> 
         assert process.alive, process.log
         assert "Traceback" not in process.log
         assert process.end() == 0
-
-
-class LongTerms:
-    def __repr__(self) -> str:
-        return "Terms(duration=90, renew_deadline=60, retry=1)"
-
-
-class Scene:
-    """A namespace with a location that admits it, and nodes with names of its own."""
-
-    def __init__(self, client: Client, namespace: str) -> None:
-        self.client = client
-        self.namespace = namespace
-        self.location = namespace
-        self.n1 = self.node("n1")
-
-    def node(self, name: str) -> Node:
-        return Node(self.client, SYSTEM, f"{self.namespace}-{name}", self.location)
-
-    def make_location(self, **spec: Any) -> None:
-        full = {"directory": {"path": "/srv/backups"}, "allowedNamespaces": {"names": [self.namespace]}} | spec
-        body = {"apiVersion": names.API_VERSION, "kind": "VMBackupLocation", "metadata": {"name": self.location}}
-        self.client.create(LOCATION.collection(), body | {"spec": full})
-
-    def make(self, name: str, vm_name: str = "web", **spec: Any) -> None:
-        body = {
-            "apiVersion": names.API_VERSION,
-            "kind": "VMBackup",
-            "metadata": {"name": name},
-            "spec": {"source": {"name": vm_name}, "location": self.location} | spec,
-        }
-        self.client.create(VMBACKUP.collection(self.namespace), body)
-
-    def read(self, name: str) -> dict[str, Any]:
-        return self.client.get(VMBACKUP.path(name, self.namespace))
-
-    def gone(self, name: str) -> bool:
-        try:
-            self.read(name)
-        except NotFound:
-            return True
-        return False
-
-    def delete(self, name: str) -> None:
-        self.client.delete(VMBACKUP.path(name, self.namespace), self.read(name)["metadata"]["uid"])
-
-    def status(self, name: str) -> dict[str, Any]:
-        return dict(self.read(name).get("status") or {})
-
-    def condition(self, name: str, type_: str = "Ready") -> dict[str, str]:
-        conditions = self.status(name).get("conditions") or ()
-        return next((one for one in conditions if one["type"] == type_), {"reason": "", "message": ""})
-
-    def becomes(self, name: str, reason: str) -> dict[str, str]:
-        eventually(lambda: self.condition(name)["reason"] == reason, f"{name} {reason}", PATIENCE_SECONDS)
-        return self.condition(name)
-
-    def bound(self, name: str, node: Node | None = None) -> None:
-        wanted = (node or self.n1).name
-        eventually(lambda: self.status(name).get("node") == wanted, f"{name} bound", PATIENCE_SECONDS)
-
-    def finish(self, name: str) -> None:
-        self.n1.report(self.namespace, name, phase="Done", outcome="Succeeded", completionTime="2026-01-01T00:00:00Z")
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +240,17 @@ def test_a_backup_that_is_cancelled_in_the_queue_ends_at_once(scene: Scene, clie
     client.patch(VMBACKUP.path("b", scene.namespace), {"spec": {"cancel": True}})
     scene.becomes("b", "Cancelled")
     assert (scene.status("b")["phase"], scene.status("b")["outcome"]) == ("Done", "Cancelled")
+
+
+def test_a_cancellation_after_the_end_is_seen(scene: Scene, client: Client) -> None:
+    scene.make("late")
+    scene.bound("late")
+    scene.finish("late")
+    client.patch(VMBACKUP.path("late", scene.namespace), {"spec": {"cancel": True}})
+    generation = scene.read("late")["metadata"]["generation"]
+    seen = lambda: scene.status("late")["observedGeneration"] == generation  # noqa: E731
+    eventually(seen, "the generation is seen", PATIENCE_SECONDS)
+    assert (scene.status("late")["phase"], scene.status("late")["outcome"]) == ("Done", "Succeeded")
 
 
 def test_a_finished_backup_is_released_and_removed_by_its_ttl(scene: Scene) -> None:

@@ -18,8 +18,13 @@ PATH = VMHOST.path("n1")
 
 @pytest.fixture
 def inventory(desk: Any) -> Inventory:
+    return an_inventory(desk, set())
+
+
+def an_inventory(desk: Any, launchers: set[str]) -> Inventory:
     resources = Resources(cast(Client, desk.server))
-    return Inventory(resources, cast(Libvirtd, desk.hypervisor), "n1", "session-1", "")
+    hypervisor = cast(Libvirtd, desk.hypervisor)
+    return Inventory(resources, hypervisor, "n1", "session-1", "", find_launchers=lambda: launchers)
 
 
 def host(desk: Any) -> VMHost:
@@ -64,6 +69,26 @@ def test_daemon_away_is_told_and_its_vms_are_not_forgotten(desk: Any, inventory:
         ("Ready", "False", "HypervisorAway")
     ]
     assert [vm.name for vm in status.vms] == ["web"]
+
+
+@pytest.mark.parametrize(("launchers", "status"), [({"a", "b"}, "True"), (set(), "False")])
+def test_node_without_a_daemon_of_its_own_is_ready_when_it_has_launcher_pods(
+    desk: Any, launchers: set[str], status: str
+) -> None:
+    desk.hypervisor.kill_daemon()
+    an_inventory(desk, launchers).look()
+    ready = host(desk).status.conditions[0]
+    assert (ready.type, ready.status) == ("Ready", status)
+    assert ("2 launcher pods" in ready.message) is (status == "True")
+    assert "cannot connect" in ready.message
+
+
+def test_daemon_that_was_there_before_is_missed_beside_launcher_pods(desk: Any) -> None:
+    inventory = an_inventory(desk, {"a"})
+    inventory.look()
+    desk.hypervisor.kill_daemon()
+    inventory.look()
+    assert [one.status for one in host(desk).status.conditions] == ["False"]
 
 
 def test_vmhost_that_somebody_removed_comes_back(

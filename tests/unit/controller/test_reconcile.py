@@ -114,6 +114,37 @@ def test_without_a_ttl_the_resource_stays(web: Any) -> None:
     assert web.path("b1") in web.server.objects
 
 
+def test_a_cancellation_that_comes_too_late_is_seen_and_changes_nothing_else(web: Any) -> None:
+    """kstatus takes a resource whose generation nobody has seen for work in progress, for ever."""
+    ready = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "Completed",
+        "message": "done",
+        "lastTransitionTime": "2026-09-21T14:13:20Z",
+        "observedGeneration": 1,
+    }
+    web.backup("b1", status={**SUCCEEDED, "observedGeneration": 1, "conditions": [ready], "set": "team-a/web/x"})
+    web.reconciler.reconcile(NOW)
+    assert web.server.writes() == []
+    web.server.change(web.path("b1"), spec={"cancel": True}, metadata={"generation": 2})
+    web.hear()
+    web.reconciler.reconcile(NOW)
+    web.reconciler.reconcile(NOW + 1)
+    assert web.server.writes() == [f"PATCH {web.path('b1')}/status"]
+    status = web.read("b1")["status"]
+    assert status.pop("observedGeneration") == 2
+    assert status.pop("conditions") == [{**ready, "observedGeneration": 2}]
+    assert status.items() >= {**SUCCEEDED, "set": "team-a/web/x"}.items()
+
+
+def test_a_new_backup_of_the_same_name_is_not_told_about_the_old_ones_cancellation(web: Any) -> None:
+    web.backup("b1", status={**SUCCEEDED, "observedGeneration": 1}, metadata={"generation": 2})
+    web.server.put(web.path("b1"), {**web.read("b1"), "metadata": {**web.read("b1")["metadata"], "uid": "new"}})
+    web.reconciler.reconcile(NOW)
+    assert web.server.writes() == []
+
+
 def test_a_new_backup_of_the_same_name_does_not_expire_for_the_old_one(web: Any) -> None:
     web.backup("b1", spec={"ttlSecondsAfterFinished": 1}, status=SUCCEEDED)
     web.server.put(web.path("b1"), {**web.read("b1"), "metadata": {**web.read("b1")["metadata"], "uid": "new"}})

@@ -34,6 +34,22 @@ def test_process_of_the_pod_is_found(tmp_path: Path, control_group: str) -> None
     assert list(pods.processes(POD, tmp_path)) == [77]
 
 
+def test_launcher_pods_of_a_node_are_counted_and_other_daemons_are_not(tmp_path: Path) -> None:
+    volume = f"701 700 8:1 {VOLUME} /run/kubevirt/hotplug-disks rw master:1 - ext4 /dev/sda1 rw\n"
+    processes = {
+        "1": ("libvirtd", "0::/system.slice/libvirtd.service", ""),
+        "2": ("virtqemud", f"0::/kubepods.slice/kubepods-burstable.slice/{SLICE}/cri-containerd-0123abc.scope", volume),
+        "3": ("virtqemud", f"0::/kubepods/besteffort/pod{POD}/0123abc", volume),
+        "4": ("sleep", f"0::/kubepods/besteffort/pod{POD}/0123abc", volume),
+        "5": ("libvirtd", f"0::/kubepods/besteffort/pod{OTHER}/0123abc", ""),
+    }
+    for number, (comm, group, mounts) in processes.items():
+        (tmp_path / number).mkdir()
+        for name, text in (("comm", comm), ("cgroup", group), ("mountinfo", mounts)):
+            (tmp_path / number / name).write_text(f"{text}\n")
+    assert pods.launchers(tmp_path) == {POD}
+
+
 @pytest.mark.parametrize("control_group", [f"/x{POD}/a", f"/notapod{POD}/a", f"/pod{POD}x/a", f"/kube{SLICE}x/a", "/"])
 def test_process_of_a_name_like_it_is_not_the_pods(tmp_path: Path, control_group: str) -> None:
     (tmp_path / "77").mkdir()
