@@ -19,6 +19,10 @@ BACKUP = {
     "metadata": {"name": "nightly", "namespace": "default"},
     "spec": {"source": {"name": "web"}, "location": "nightly"},
 }
+RESTORE = BACKUP | {
+    "kind": "VMRestore",
+    "spec": {"source": {"backup": "nightly"}, "target": {"instant": {"name": "web-2"}}},
+}
 
 
 class Account:
@@ -52,7 +56,7 @@ class Account:
             {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
         )
 
-    def report(self, **status: str) -> None:
+    def report(self, kind: str = "vmb", **status: str) -> None:
         body: Body = BACKUP | {"status": status}
         patch = [
             "--subresource=status",
@@ -60,7 +64,7 @@ class Account:
             "--patch",
             f'{{"status": {body["status"]!r}}}'.replace("'", '"'),
         ]
-        self.cluster.kubectl("patch", "vmb", "nightly", "--namespace=default", *patch)
+        self.cluster.kubectl("patch", kind, "nightly", "--namespace=default", *patch)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,18 @@ def test_uninstall_waits_for_no_queue_and_stops_for_work_on_a_node(account: Acco
     assert code == 1
     assert "default/nightly on node node-1" in said
     account.report(phase="Done")
+    assert account.run("uninstall.py") == (0, "")
+
+
+def test_uninstall_stops_for_a_vm_that_runs_on_a_set(account: Account) -> None:
+    """Its data is not all there yet, and nobody else would bring it."""
+    account.cluster.apply(RESTORE)
+    assert account.run("uninstall.py") == (0, "")
+    account.report("vmr", node="node-1", phase="Pulling")
+    code, said = account.run("uninstall.py")
+    assert code == 1
+    assert "VMRestore default/nightly on node node-1" in said
+    account.report("vmr", phase="Done")
     assert account.run("uninstall.py") == (0, "")
 
 

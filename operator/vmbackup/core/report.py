@@ -89,6 +89,7 @@ def status_of(  # noqa: PLR0913 - what the resource knows besides the run comes 
         overlay_milliseconds=_overlay_milliseconds(run, now),
         stored_bytes=stored_bytes,
         set=run.set_path if won else None,
+        proofs=previous.proofs,
         executor=executor or previous.executor,
         conditions=_conditions(run, facts, previous.conditions, Stamp(now, generation or previous.observed_generation)),
     )

@@ -1,11 +1,14 @@
 """The directory of a restore's images: made beside its final name, filled, renamed, or removed. It carries our UID."""
 
+import logging
 import os
 from contextlib import suppress
 
 from vmbackup.api import names
 from vmbackup.api.conditions import Reason
+from vmbackup.api.restore import RestoreKind
 from vmbackup.api.restore_journal import LIVE_KINDS, RestoreDisk, RestoreRun
+from vmbackup.core.virtual_machine import virtual_machine
 from vmbackup.errors import Failed, Refused
 from vmbackup.store.children import Limits, run_child
 from vmbackup.store.copying import allocated_bytes
@@ -18,6 +21,8 @@ from vmbackup.store.works import Result, Task
 from vmbackup.units import human_bytes
 
 SERIAL_FILE = "serial.log"
+VIRTUAL_MACHINE_FILE = "virtualmachine.yaml"
+_log = logging.getLogger(__name__)
 
 
 def check_set(directory: int, run: RestoreRun) -> None:
@@ -69,6 +74,8 @@ def make_directory(images: int, run: RestoreRun, set_directory: int) -> None:
         write_file(partial, OWNER_FILE, run.uid.encode())
         if run.domain:
             _copy_nvram(set_directory, partial)
+        if run.kind is RestoreKind.DISKS and all(disk.format == "raw" for disk in run.disks):
+            _emit_virtual_machine(set_directory, partial, run)
         if run.kind in LIVE_KINDS:
             for disk in run.disks:
                 _make_overlay(partial, run, disk)
@@ -82,6 +89,16 @@ def directory_state(images: int, run: RestoreRun, path: str) -> str:
             return "ours" if owner_uid(directory) == run.uid else "foreign"
     except FileNotFoundError:
         return "absent"
+
+
+def _emit_virtual_machine(set_directory: int, partial: int, run: RestoreRun) -> None:
+    """Write a VirtualMachine of KubeVirt for raw images beside them; the images are of use without it."""
+    try:
+        text = virtual_machine(read_domain_xml(set_directory), run)
+    except (Failed, FileNotFoundError, UnicodeDecodeError) as error:
+        _log.warning("%s: no %s was written: %s", run.key, VIRTUAL_MACHINE_FILE, error)
+        return
+    write_file(partial, VIRTUAL_MACHINE_FILE, text.encode())
 
 
 def _copy_nvram(set_directory: int, partial: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
+import yaml
 
 from integration.libvirt.machines import VM
 from integration.libvirt.restores import RestoreEngine, images, process, restore
@@ -134,7 +135,11 @@ def test_chosen_disks_as_raw_files(rig: Rig) -> None:
     (disk,) = run.disks
     assert disk.file.endswith("/vda.raw")
     assert qemu_img("compare", "-f", "raw", "-F", "qcow2", disk.file, str(next(rig.location.rglob("vda.qcow2"))))
-    assert [path.name for path in Path(disk.file).parent.iterdir()] == ["vda.raw"]
+    assert sorted(path.name for path in Path(disk.file).parent.iterdir()) == ["vda.raw", "virtualmachine.yaml"]
+    manifest = yaml.safe_load((Path(disk.file).parent / "virtualmachine.yaml").read_text())
+    pod = manifest["spec"]["template"]["spec"]
+    assert pod["volumes"] == [{"name": "vda", "hostDisk": {"path": disk.file, "type": "Disk"}}]
+    assert pod["domain"]["memory"]["guest"].endswith("Mi")
     assert left(rig) == []
 
 

@@ -9,10 +9,11 @@ from fakes.objects import CREATED, backup_body, host, location
 from vmbackup.api.host import HostedVM, LocationSpace
 from vmbackup.cluster.client import Client
 from vmbackup.cluster.events import Happening, Recorder
-from vmbackup.cluster.resources import LOCATION, SCHEDULE, VMBACKUP, VMHOST, Kind, Resources
+from vmbackup.cluster.resources import LOCATION, SCHEDULE, VMBACKUP, VMHOST, VMRESTORE, Kind, Resources
 from vmbackup.controller.cache import WATCHED, Cache
 from vmbackup.controller.measures import Measures
 from vmbackup.controller.reconcile import Reconciler
+from vmbackup.controller.restores import Restores
 from vmbackup.controller.schedules import Schedules
 from vmbackup.controller.set_removals import SetRemovals
 from vmbackup.controller.writer import Writer
@@ -50,6 +51,7 @@ class Stage:
         )
         self.writer = Writer(self.cache, self.resources, cast(Recorder, self.happenings))
         self.schedules = Schedules(self.writer)
+        self.restores = Restores(self.writer, lambda: frozenset(self.live), self.limits, self.measures)
         self.set_removals = SetRemovals(self.writer, lambda: frozenset(self.live), Patience())
 
     def _wake(self) -> None:
@@ -64,6 +66,12 @@ class Stage:
         metadata = {"name": name, "namespace": "team-a", "generation": 1, "creationTimestamp": CREATED}
         body = {"metadata": metadata, "spec": full | spec, "status": status or {}}
         self._put(SCHEDULE, name, "team-a", body)
+
+    def restore(self, name: str, target: dict[str, Any], status: dict[str, Any], **metadata: Any) -> None:
+        """Make a VMRestore from the VMBackup `b1`."""
+        made = {"name": name, "namespace": "team-a", "generation": 1, "creationTimestamp": CREATED} | metadata
+        body = {"metadata": made, "spec": {"source": {"backup": "b1"}, "target": target}, "status": status}
+        self._put(VMRESTORE, name, "team-a", body)
 
     def location(self, name: str = "nightly", **spec: Any) -> None:
         self._put(LOCATION, name, "", location(name, **spec).model_dump(mode="json", by_alias=True))

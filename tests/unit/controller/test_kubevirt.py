@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from fakes.apiserver import failing
+from fakes.objects import T0, vm
 from vmbackup.cluster.errors import Denied, NotFound
 from vmbackup.cluster.resources import VMI
 from vmbackup.controller import survey as module
@@ -84,3 +85,14 @@ def test_deletion_that_no_watch_told_is_found(stage: Any, survey: Survey) -> Non
     stage.server.remove(PATH)
     survey.compare()
     assert stage.cache.vmis() == {}
+
+
+def test_schedule_of_all_vms_of_kubevirt_means_those_and_no_domain(stage: Any, survey: Survey) -> None:
+    stage.location()
+    stage.host("n1", vm("domain", 1))
+    show(stage, nodeName="n1")
+    survey.has_kubevirt()
+    stage.schedule(vms={"kind": "VirtualMachineInstance", "match": ["*"]}, trigger="now")
+    stage.schedules.reconcile(T0)
+    made = [body for path, body in stage.server.objects.items() if "/vmbackups/" in path]
+    assert [body["spec"]["source"] for body in made] == [{"kind": "VirtualMachineInstance", "name": "web"}]
