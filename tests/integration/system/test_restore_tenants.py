@@ -39,7 +39,7 @@ def test_a_backup_of_another_namespace_cannot_be_restored(
     tenant: Tenant, stranger: Tenant, restores: Restores, guarded: Path
 ) -> None:
     restores.ask("by-backup", {"newDomain": {"name": "back"}}, {"backup": SECRET})
-    restores.ask("by-set", {"disks": {}}, {"set": {"location": stranger.location, "vm": SECRET}})
+    restores.ask("by-set", {"disks": {}}, {"set": {"location": stranger.location, "vm": SECRET}}, node="node-1")
     assert reason(restores, "by-backup") == "SetNotFound"
     assert reason(restores, "by-set") == "SetNotFound"
     assert_nothing_was_taken(tenant)
@@ -71,7 +71,7 @@ def test_a_set_of_his_own_that_claims_to_be_another_vms_is_no_set(
     copied.mkdir()
     for path in guarded.iterdir():
         (copied / path.name).write_bytes(path.read_bytes())
-    restores.ask("by-name", {"disks": {}}, {"set": {"location": stranger.location, "vm": SECRET}})
+    restores.ask("by-name", {"disks": {}}, {"set": {"location": stranger.location, "vm": SECRET}}, node="node-1")
     assert reason(restores, "by-name") == "SetNotFound"
     assert_nothing_was_taken(tenant)
 
