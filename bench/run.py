@@ -16,11 +16,13 @@ from typing import Any
 from applying import Apply
 from calm import Calm
 from figures import Series, described
+from restoring import Convert, Instant, Kept, Restore
 from rich.console import Console
 from rich.table import Table
 from sides import CommandLine, Engine, Script, Virsh, Virtnbdbackup
 from stage import DATA_BYTES, GIB, VIRTUAL_BYTES, Stage, operator, resident_mib, stage
 
+from testbed.controlplane import ControlPlane
 from testbed.namespace import UNSHARE
 
 HERE = Path(__file__).resolve().parent
@@ -30,11 +32,17 @@ TARGETS = {
     "push_vs_virsh": (1.10, ""),
     "push_vs_virtnbdbackup": (0.35, ""),
     "snapshot_vs_script": (1.0, ""),
+    "restore_vs_qemu_img": (1.1, ""),
     "apply_to_start_seconds": (0.5, " s"),
     "apply_to_succeeded_vs_virsh": (1.35, ""),
+    "instant_restore_seconds_small": (3.0, " s"),
+    "instant_restore_seconds_large": (3.0, " s"),
     "agent_rss_mib": (110, " MiB"),
     "controller_rss_mib": (120, " MiB"),
 }
+# Name, size and data of the VMs that run at once from their sets.
+INSTANT = (("small", GIB, GIB // 4), ("large", 20 * GIB, 4 * GIB))
+INSTANT_ROUNDS = 5
 Side = Callable[[], None]
 
 
@@ -72,14 +80,21 @@ def measure(stage: Stage, rounds: int, calm: Calm) -> dict[str, Any]:
         "snapshot_vs_script": (snapshot, Script(stage)),
     }
     series = {name: in_turns(stage, calm, name, sides, rounds) for name, sides in plan.items()}
+    kept = Kept(stage)
+    name = "restore_vs_qemu_img"
+    series[name] = in_turns(stage, calm, name, (Restore(stage, kept), Convert(stage, kept)), rounds)
     with operator(stage) as cluster:
         apply = Apply(stage, cluster)
         name = "apply_to_succeeded_vs_virsh"
         series[name] = in_turns(stage, calm, name, (apply, virsh), rounds)
         resident = {f"{role}_rss_mib": round(resident_mib(role), 1) for role in ("agent", "controller")}
+        instant = {name: at_once(stage, cluster, calm, name, *sizes) for name, *sizes in INSTANT}
     figures = {name: round(each.ratio, 3) for name, each in series.items() if name in TARGETS}
     # The first of each was to warm up and is in no figure.
     figures["apply_to_start_seconds"] = round(statistics.median(apply.to_start[1:]), 3)
+    figures |= {
+        f"instant_restore_seconds_{name}": round(statistics.median(taken), 3) for name, taken in instant.items()
+    }
     figures |= resident
     return {
         **{name: figures[name] for name in TARGETS},
@@ -89,6 +104,7 @@ def measure(stage: Stage, rounds: int, calm: Calm) -> dict[str, Any]:
             "series": {name: each.report() for name, each in series.items()},
             "apply_to_start_seconds": described(apply.to_start[1:]),
             "kubectl_apply_seconds": described(apply.kubectl[1:]),
+            "instant_restore_seconds": {name: described(taken) for name, taken in instant.items()},
             "engine_attempts_that_failed": push.troubles + snapshot.troubles,
             "engine_phases_seconds": {"push": medians(push.phases[1:]), "snapshot": medians(snapshot.phases[1:])},
         },
@@ -109,6 +125,19 @@ def in_turns(stage: Stage, calm: Calm, name: str, sides: tuple[Side, Side], roun
             series.ours.append(ours)
             series.theirs.append(theirs)
     return series
+
+
+def at_once(
+    stage: Stage, cluster: ControlPlane, calm: Calm, name: str, virtual_bytes: int, data_bytes: int
+) -> list[float]:
+    """Restore a VM of this size at once, some times; return the seconds of each until it ran."""
+    instant = Instant(stage, cluster, name, virtual_bytes, data_bytes)
+    taken = []
+    for number in range(INSTANT_ROUNDS):
+        calm.wait()
+        taken.append(instant.seconds())
+        print(f"instant restore, {name} {number + 1}/{INSTANT_ROUNDS}: {taken[-1]:.2f} s", flush=True)
+    return taken
 
 
 def seconds(stage: Stage, calm: Calm, side: Side) -> float:

@@ -14,11 +14,11 @@ from vmbackup.standalone import Settings, Standalone, read_request
 VERSION = "vmbackup.dev/v1alpha1"
 
 
-def write_request(path: Path, name: str, method: str) -> Path:
-    """Write a VMBackup of the VM; all but the method is left at its default (verify: Check)."""
+def write_request(path: Path, name: str, method: str, vm: str = VM) -> Path:
+    """Write a VMBackup of a VM; all but the method is left at its default (verify: Check)."""
     path.write_text(
         f"apiVersion: {VERSION}\nkind: VMBackup\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\n"
-        f"spec: {{source: {{name: {VM}}}, location: {LOCATION}, method: {method}}}\n"
+        f"spec: {{source: {{name: {vm}}}, location: {LOCATION}, method: {method}}}\n"
     )
     return path
 

@@ -26,7 +26,10 @@ READY = """--for=jsonpath={.status.conditions[?(@.type=="Ready")].status}=True""
 
 @dataclass(frozen=True)
 class Stage:
-    """`work`: where sides put what they write, in the file system of the disk. `sets`: the location."""
+    """`work`: where sides put what they write, in the file system of the disk.
+
+    `sets`: the location. `restored`: where our restores put their images.
+    """
 
     host: Libvirtd
     disk: Path
@@ -44,9 +47,17 @@ class Stage:
     def sets(self) -> Path:
         return self.state / "sets"
 
+    @property
+    def restored(self) -> Path:
+        return self.state / "restored"
+
     def prepare(self) -> None:
         """Make it alike for everybody: nothing written waits for the disk, the source is in the page cache."""
-        for directory in (self.work, self.sets):  # they stay themselves: the agent looks whether its location is there
+        for directory in (
+            self.work,
+            self.sets,
+            self.restored,
+        ):  # they stay themselves: the agent looks whether its location is there
             for entry in directory.iterdir():
                 remove(entry)
         os.sync()
@@ -68,6 +79,7 @@ def stage(state: Path) -> Iterator[Stage]:
             made.work.mkdir()
             made.work.chmod(0o777)  # virtnbdbackup's scratch file is made by QEMU
             made.sets.mkdir()
+            made.restored.mkdir()
             yield made
     finally:
         shutil.rmtree(state, ignore_errors=True)
@@ -97,9 +109,15 @@ def resident_mib(role: str) -> float:
 
 def run(command: Sequence[str]) -> None:
     """Run a command to its end. Raises RuntimeError with what it said when it fails."""
+    output(command)
+
+
+def output(command: Sequence[str]) -> str:
+    """Run a command and return what it printed. Raises RuntimeError with what it said when it fails."""
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SIDE_SECONDS)
     if ended.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {ended.returncode}: {ended.stdout}{ended.stderr}")
+    return ended.stdout
 
 
 def kubectl(cluster: ControlPlane, *arguments: str) -> list[str]:
