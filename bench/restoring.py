@@ -26,6 +26,7 @@ class Kept:
 
     def __init__(self, stage: Stage) -> None:
         self.location = stage.state / "kept"
+        stage.prepare()
         Engine(stage, "Push")()
         shutil.move(stage.sets, self.location)
         stage.sets.mkdir()
