@@ -9,7 +9,7 @@ from pathlib import Path
 
 import libvirt
 from sides import VERSION, Engine, write_request
-from stage import LOCATION, NAMESPACE, SIDE_SECONDS, VM, Stage, kubectl, output, run
+from stage import LOCATION, NAMESPACE, SIDE_SECONDS, VM, Stage, kubectl, output, remove, run
 
 from testbed.controlplane import ControlPlane
 from testbed.guests import Disk, domain_xml, start_guest
@@ -96,6 +96,8 @@ class Instant:
             self._until_done("vmr", name)
             domain.destroy()
             domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+            for entry in self._stage.restored.iterdir():  # else the disk fills, and the next restore is refused
+                remove(entry)
         finally:
             connection.close()
         return taken

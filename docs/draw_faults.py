@@ -6,11 +6,36 @@ from typing import Any
 
 from state_svg import way_to_a_set
 
+from vmbackup.api.restore import RestoreKind, RestorePhase
+from vmbackup.api.restore_journal import RestoreRun
 from vmbackup.core.decide import TABLES
+from vmbackup.core.restore_path import path_of
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "tests" / "fault" / "results.json"
-PHASES = {method: way_to_a_set(table) for method, table in TABLES.items()}
+PHASES: dict[str, tuple[str, ...]] = {str(method): tuple(way_to_a_set(table)) for method, table in TABLES.items()}
+RESTORES: dict[RestoreKind, dict[str, Any]] = {
+    RestoreKind.NEW_DOMAIN: {"newDomain": {"name": "back", "start": True}},
+    RestoreKind.DISKS: {"disks": {}},
+    RestoreKind.IN_PLACE: {"inPlace": {"overwrite": True, "start": True}},
+    RestoreKind.INSTANT: {"instant": {"name": "back"}},
+}
+OTHERS = {"Removal": ("Recorded", "Renamed"), "Schedule": ("Due", "Made")}
+RESTORE_HEAD = """\
+# Restores, removals and schedules
+
+A second VM, which is off, is restored from its set by every target. The agent is stopped the moment its journal shows
+the phase, the fault strikes, and everything goes on. A cell is good only if afterwards either all of it is there (the
+images show what the set shows and refer to no other file, the VM is defined on them, and runs where that was asked
+for), or all is as before (the VM off, as defined, on its old disks to the byte; no other file, no other domain). In
+both cases nothing of ours is left (working directory, journal record, finalizer, protection of the set), the sets are
+untouched, with owner and mode, and the status or an Event names the fault. The number is the time from the end of the
+last fault to the end of the restore, in seconds. *Gone* means that the deleted VMRestore is gone, and that one of both
+holds.
+
+A removal is good when the set and its VMBackup are gone and nothing else is; a schedule, when every minute has its one
+child.
+"""
 HEAD = """\
 <!-- Generated from tests/fault/results.json by `make fault`: do not edit. -->
 # The fault matrix
@@ -47,22 +72,42 @@ def describe(results: dict[str, Any]) -> str:
     good = sum(cell["passed"] for cell in cells)
     date = max((cell["date"] for cell in cells), default="never")
     parts = [HEAD.format(good=good, all=len(cells), date=date)]
-    for method in PHASES:
-        parts.append(f"## {method}\n")
-        for group, faults in results["faults"].items():
-            lines = [line for name, words in faults.items() if (line := _row(results["cells"], method, name, words))]
-            if lines:
-                parts.append("\n".join([f"### {group}\n", *_head(method), *lines, ""]))
+    for method, phases in PHASES.items():
+        parts += _section(results, method, phases)
+    parts.append(RESTORE_HEAD)
+    for kind, target in RESTORES.items():
+        parts += _section(results, kind.value, _way(kind, target))
+    for method, phases in OTHERS.items():
+        parts += _section(results, method, phases)
     return "\n".join(parts)
 
 
-def _head(method: str) -> list[str]:
-    phases = PHASES[method]
+def _way(kind: RestoreKind, target: dict[str, Any]) -> tuple[str, ...]:
+    """Return the phases of a restore that succeeds, in order, and the one that undoes."""
+    words = ("uid", "namespace", "name", "vm", "location", "locationPath", "setPath", "backupUid", "pointInTime")
+    spec = {"source": {"backup": "any"}, "target": target}
+    rest = {"imagesPath": "any", "spec": spec, "kind": kind, "disks": (), "startedAt": 0.0}
+    run = RestoreRun.model_validate(dict.fromkeys(words, "any") | rest)
+    return *(phase.value for phase in path_of(run) if phase is not RestorePhase.DONE), RestorePhase.DISCARDING.value
+
+
+def _section(results: dict[str, Any], method: str, phases: tuple[str, ...]) -> list[str]:
+    parts = [f"## {method}\n"]
+    for group, faults in results["faults"].items():
+        lines = [
+            line for name, words in faults.items() if (line := _row(results["cells"], method, phases, name, words))
+        ]
+        if lines:
+            parts.append("\n".join([f"### {group}\n", *_head(phases), *lines, ""]))
+    return parts
+
+
+def _head(phases: tuple[str, ...]) -> list[str]:
     return [f"| fault | {' | '.join(phases)} |", f"| --- |{' --- |' * len(phases)}"]
 
 
-def _row(cells: dict[str, Any], method: str, fault: str, words: str) -> str:
-    row = [cells.get(f"{method.lower()}-{phase}-{fault}") for phase in PHASES[method]]
+def _row(cells: dict[str, Any], method: str, phases: tuple[str, ...], fault: str, words: str) -> str:
+    row = [cells.get(f"{method.lower()}-{phase}-{fault}") for phase in phases]
     if not any(row):
         return ""
     mark = " `*`" if all(cell["tier"] == "full" for cell in row if cell) else ""
@@ -77,8 +122,8 @@ def _cell(cell: dict[str, Any] | None) -> str:
     seconds = cell.get("recovery_seconds")
     time = "" if seconds is None else f"{seconds:.1f}"
     outcome = cell.get("outcome", "")
-    if outcome == "Succeeded":
-        return f"{time}{ORDINALS.get(cell['attempts'], '')}"
+    if outcome in ("Succeeded", "Scheduled"):
+        return f"{time}{ORDINALS.get(cell['attempts'], '')}" or "good"
     return f"{time} *{outcome}*".strip()
 
 

@@ -122,19 +122,20 @@ class RealSite:
     def begin_held(self, run: Run, step: BeginPush | StartCommit | None = None) -> None:
         act = step or BeginPush(targets_of(run))
         if isinstance(act, StartCommit):
-            self._hold(run, lambda: self.hypervisor.perform(run, act), lambda: self._cancel(run, act.target))
+            self._hold(run, 1, lambda: self.hypervisor.perform(run, act), lambda: self._cancel(run, act.target))
         else:
             paths = [path for _, path in act.targets]
-            self._hold(run, lambda: self.hypervisor.perform(run, act), lambda: self._take_back(run, paths))
+            self._hold(run, len(paths), lambda: self.hypervisor.perform(run, act), lambda: self._take_back(run, paths))
 
-    def _hold(self, run: Run, begin: Callable[[], object], undo: Callable[[], None]) -> None:
-        """Begin a job and hold it; on a busy machine it may be over before it could be slowed, then once more."""
+    def _hold(self, run: Run, count: int, begin: Callable[[], object], undo: Callable[[], None]) -> None:
+        """Begin so many jobs and hold them; on a busy machine one may be over before it could be slowed: once more."""
         for _ in range(HOLD_TRIES):
             with Qmp(self._monitor(run.domain)) as qemu, qemu.slowing():
                 begin()
             with Qmp(self._monitor(run.domain)) as qemu:
-                if qemu.has_settled():
+                if qemu.has_settled(count):
                     return
+                qemu.limit_jobs(0)
             undo()
         raise AssertionError(f"over before it was slowed, {HOLD_TRIES} times")
 
@@ -211,7 +212,7 @@ class RealSite:
             f"<domainbackup><disks><disk name='vda' type='file'><target file='{target}'/></disk></disks></domainbackup>"
         )
         with self.domain(run) as domain:
-            self._hold(run, lambda: domain.backupBegin(xml, None, 0), lambda: self._take_back(run, [str(target)]))
+            self._hold(run, 1, lambda: domain.backupBegin(xml, None, 0), lambda: self._take_back(run, [str(target)]))
 
     def begin_foreign_copy(self, run: Run, target: str) -> None:
         copy = self.daemon.images / f"copy-{run.name}.qcow2"

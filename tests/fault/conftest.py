@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 
+from fault.box import Box
 from fault.cell import Cell
 from fault.faults import FAULTS
 from fault.machine import digest
 from fault.mounts import own_mounts
+from fault.removal_cell import RemovalCell
+from fault.restore_cell import RestoreCell
 from fault.rows import cells
+from fault.schedule_cell import ScheduleCell
 from fault.stage import Stage, keep
 
 WORDS = {fault: words for faults in FAULTS.values() for fault, words in faults.items()}
@@ -28,8 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "cell" in metafunc.fixturenames:
-        metafunc.parametrize("cell", list(cells(metafunc)), indirect=True)
+    for fixture in {"cell", "restore", "removal", "timed"} & set(metafunc.fixturenames):
+        metafunc.parametrize(fixture, list(cells(metafunc)), indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +73,40 @@ def cell(request: pytest.FixtureRequest, whole_stage: Stage) -> Iterator[Cell]:
     whole_stage.mend(spoiled=cell.spoils or not cell.whole)
 
 
+@pytest.fixture(scope="session")
+def box(whole_stage: Stage) -> Box:
+    box = Box(whole_stage)
+    box.build()
+    return box
+
+
+@pytest.fixture
+def restore(request: pytest.FixtureRequest, whole_stage: Stage, box: Box) -> Iterator[RestoreCell]:
+    whole_stage.until_ready()
+    cell = request.node.cell = RestoreCell(whole_stage, box, *request.param)
+    yield cell
+    cell.close()
+    cell.mend()
+
+
+@pytest.fixture
+def removal(request: pytest.FixtureRequest, whole_stage: Stage, box: Box) -> Iterator[RemovalCell]:
+    whole_stage.until_ready()
+    cell = request.node.cell = RemovalCell(whole_stage, box, *request.param)
+    yield cell
+    cell.mend()
+
+
+@pytest.fixture
+def timed(request: pytest.FixtureRequest, whole_stage: Stage, box: Box) -> Iterator[ScheduleCell]:
+    """A schedule of every minute for the VM that is off."""
+    whole_stage.until_ready()
+    cell = request.node.cell = ScheduleCell(whole_stage, *request.param)
+    cell.stand_in()
+    yield cell
+    cell.mend()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report = yield
@@ -99,5 +137,6 @@ def write_down(results: Path, result: dict[str, Any]) -> None:
         known = json.loads(text)["cells"] if text else {}
         known[f"{result['method'].lower()}-{result['phase']}-{result['fault']}"] = result
         cells = {name: cell for name, cell in sorted(known.items()) if cell["fault"] in WORDS}
+        fresh = json.dumps({"faults": FAULTS, "cells": cells}, indent=1) + "\n"
         file.truncate(0)
-        file.write(json.dumps({"faults": FAULTS, "cells": cells}, indent=1) + "\n")
+        file.write(fresh)

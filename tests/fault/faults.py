@@ -1,9 +1,11 @@
-"""Every column of the matrix in words, in twelve groups. A test names its columns by the keys."""
+"""Every column of the matrix in words, in groups. A test names its columns by the keys."""
 
 FAULTS: dict[str, dict[str, str]] = {
     "The agent dies or is asked to end": {
         "agent-sigkill": "SIGKILL, started again at once",
         "agent-killed-twice": "SIGKILL, and again while it recovers",
+        "agent-killed-half-placed": "SIGKILL when the first of two disks has its new image",
+        "agent-killed-flattening": "SIGKILL while it completes the images of an instant VM that was killed",
         "agent-away-12s": "SIGKILL, started again after 12 s",
         "agent-away-60s": "SIGKILL, started again after 60 s",
         "agent-killed-while-frozen": "SIGKILL while the guest is frozen; the guest is thawed before the agent is back",
@@ -29,6 +31,16 @@ FAULTS: dict[str, dict[str, str]] = {
         "copy-killed": "qemu-img convert is killed",
         "copy-hangs": "qemu-img convert hangs",
         "check-killed": "qemu-img check is killed",
+    },
+    "What a restore works on": {
+        "restored-qemu-sigkill": "SIGKILL for the QEMU of the restored VM",
+        "restored-node-reboot": "agent, libvirtd and the restored VM's QEMU killed at once",
+        "images-full-before": "too little room for the images from the start",
+        "images-full": "the file system of the images is full to the last byte",
+        "images-full-for-a-while": "the file system of the images is full to the last byte for 6 s",
+        "vm-started": "the VM is started, in Placing when one of two disks has changed; then shut down",
+        "vm-started-agent-away": "the VM is started on a new and an old disk while the agent is down; then shut down",
+        "set-location-away": "the location of the set is away for 6 s",
     },
     "Full, broken, hung and lost file systems": {
         "target-full-before": "too little room in the location from the start",
@@ -61,6 +73,10 @@ FAULTS: dict[str, dict[str, str]] = {
         "vmbackup-deleted-agent-killed": "the VMBackup is deleted while the agent is down",
         "vmbackup-torn-away": "the VMBackup is deleted and its finalizer removed by force",
         "location-deleted": "the VMBackupLocation is deleted",
+        "vmrestore-deleted": "the VMRestore is deleted",
+        "vmrestore-cancelled-agent-killed": "the VMRestore is cancelled, and the agent is killed while it undoes",
+        "set-pruned": "retention lets the set go",
+        "set-deleted": "the VMBackup of the set is deleted, and its set with it",
     },
     "The guest agent": {
         "guest-agent-silent": "never answers the freeze",
@@ -85,6 +101,10 @@ FAULTS: dict[str, dict[str, str]] = {
         "clock-forward-1h-agent-killed": "set forward by an hour, and the agent is killed and started again",
         "clock-back-1h-agent-killed": "set back by an hour, and the agent is killed and started again",
     },
+    "The controller dies": {
+        "controller-sigkill": "SIGKILL, started again at once",
+        "controller-away": "SIGKILL, started again when the time is over",
+    },
     "Two agents on one node": {
         "second-agent": "a second agent is started by mistake",
         "second-agent-other-state": "the same with a state directory of its own",
@@ -100,10 +120,16 @@ BORDERS = frozenset(
 
 # What only `make fault-full` runs: rows that other rows of the same column, or shorter columns, stand for.
 FULL_ONLY: dict[str, frozenset[str]] = {
+    "agent-sigkill": frozenset(
+        {"newdomain-Preparing", "newdomain-Verifying", "newdomain-Cleaning"}
+        | {"disks-Preparing", "disks-Copying", "disks-Verifying", "disks-Placing", "disks-Cleaning"}
+        | {"inplace-Preparing", "inplace-Verifying", "instant-Preparing", "instant-Verifying"}
+    ),
     "agent-killed-twice": frozenset({"push-Freezing", "snapshot-Snapshotting", "snapshot-Cleaning"}),
     "agent-away-60s": ALL,
     "agent-sigterm": BORDERS | {"push-Freezing", "snapshot-Publishing"},
-    "libvirtd-sigkill": BORDERS | {"snapshot-Publishing"},
+    "libvirtd-sigkill": BORDERS
+    | {"snapshot-Publishing", "newdomain-Starting", "inplace-Preparing", "inplace-Copying", "instant-Defining"},
     "libvirtd-away-10s": frozenset({"push-Starting", "snapshot-Snapshotting", "snapshot-Committing"}),
     "libvirtd-away-60s": ALL,
     "qemu-sigkill": frozenset({"push-Preparing", "push-Publishing", "snapshot-Preparing", "snapshot-Verifying"}),
@@ -116,7 +142,15 @@ FULL_ONLY: dict[str, frozenset[str]] = {
     "target-io-error": frozenset({"push-Verifying", "snapshot-Verifying"}),
     "target-io-error-overwrites": ALL,
     "target-io-error-overwrites-stop": ALL,
-    "api-away": BORDERS | {"push-Freezing", "snapshot-Freezing", "snapshot-Cleaning"},
+    "api-away": BORDERS
+    | {
+        "push-Freezing",
+        "snapshot-Freezing",
+        "snapshot-Cleaning",
+        "newdomain-Defining",
+        "instant-Starting",
+        "schedule-Made",
+    },
     "api-away-60s": ALL,
     "api-away-agent-killed": frozenset({"snapshot-Snapshotting", "snapshot-Pivoting"}),
     "etcd-stopped-60s": ALL,
@@ -134,6 +168,13 @@ FULL_ONLY: dict[str, frozenset[str]] = {
             "snapshot-Publishing",
         }
     ),
+    "vmrestore-deleted": frozenset({"newdomain-Preparing", "newdomain-Placing", "disks-Copying", "disks-Placing"}),
+    "vmrestore-cancelled-agent-killed": frozenset({"disks-Discarding"}),
+    "images-full-before": frozenset({"newdomain-Preparing", "disks-Preparing", "instant-Preparing"}),
+    "images-full": frozenset({"disks-Copying"}),
+    "set-location-away": frozenset({"newdomain-Verifying", "instant-Preparing"}),
+    "controller-away": ALL,
+    "set-pruned": frozenset({"newdomain-Copying", "instant-Starting"}),
     "vmbackup-deleted-agent-killed": frozenset({"snapshot-Copying", "snapshot-Cleaning"}),
     "location-deleted": frozenset({"push-Starting", "push-Verifying", "snapshot-Copying"}),
     "redefined-on-base": frozenset({"snapshot-Committing", "snapshot-Cleaning"}),

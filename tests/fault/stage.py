@@ -23,7 +23,7 @@ from vmbackup.cluster.resources import LOCATION, VMBACKUP, VMHOST, Resources
 
 NODE = "node-1"
 PLAIN, SMALL, SICK, SPARE = "plain", "small", "sick", "spare"
-DISKS_MIB, SMALL_MIB = 1536, 768
+DISKS_MIB, SMALL_MIB, IMAGES_MIB = 1536, 768, 192
 # Nobody waits five minutes for a hang in a test; the grace is what a kubelet gives by default, shortened.
 STALL_SECONDS, GRACE_SECONDS, MISSING_SECONDS = 10, 10, 5
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -48,6 +48,10 @@ class Stage:
         mount_new(disks, DISKS_MIB)
         disks.chmod(0o755)
         self._ends.callback(unmount, disks)
+        self.images = self.host.images / "restored"
+        mount_new(self.images, IMAGES_MIB)
+        self.images.chmod(0o755)
+        self._ends.callback(unmount, self.images)
         self.sick = SickDisk(self.place / "sick")
         self._ends.callback(self.sick.stop)
         self._ends.enter_context(self.host)
@@ -114,14 +118,22 @@ class Stage:
 
     def _make_programs(self) -> None:
         kubeconfig = self.cluster.service_account_kubeconfig(SYSTEM_NAMESPACE, "controller")
-        flags = ["--namespace", SYSTEM_NAMESPACE, "--probe-port", "0", "--missing-seconds", str(MISSING_SECONDS)]
-        log = self.place / "controller.log"
-        self.controller = Process([*COMMAND, "controller", *flags], log, {"KUBECONFIG": str(kubeconfig)})
+        self.controller = self._new_controller(kubeconfig)
         self.controller.start()
         self.new_token()
         self.agent = self.new_agent()
         self.state.mkdir()
         self.agent.start()
+
+    def controller_behind_front(self) -> Process:
+        """Return a controller that does not run yet, and asks the API server through the front."""
+        kubeconfig = self.cluster.service_account_kubeconfig(SYSTEM_NAMESPACE, "controller")
+        return self._new_controller(self.front.kubeconfig(kubeconfig))
+
+    def _new_controller(self, kubeconfig: Path) -> Process:
+        flags = ["--namespace", SYSTEM_NAMESPACE, "--probe-port", "0", "--missing-seconds", str(MISSING_SECONDS)]
+        log = self.place / "controller.log"
+        return Process([*COMMAND, "controller", *flags], log, {"KUBECONFIG": str(kubeconfig)})
 
     def revoke_token(self) -> None:
         """Make the agent's token worthless: its pod is gone."""
@@ -139,7 +151,7 @@ class Stage:
     def new_agent(self, name: str = "agent", state: Path | None = None, command: tuple[str, ...] = COMMAND) -> Process:
         """Return an agent of the node that does not run yet. `command` is what runs the product."""
         flags = ["--namespace", SYSTEM_NAMESPACE, "--node", NODE, "--probe-port", "0"]
-        flags += ["--state", str(state or self.state)]
+        flags += ["--state", str(state or self.state), "--images", str(self.images)]
         flags += ["--stall-seconds", str(STALL_SECONDS), "--grace-seconds", str(GRACE_SECONDS)]
         variables = {"KUBECONFIG": str(self._kubeconfig), "LIBVIRT_DEFAULT_URI": self.host.uri}
         return Process([*command, "agent", *flags], self.place / f"{name}.log", variables)
@@ -201,10 +213,14 @@ class Stage:
         """Return when the agent tells of the VM, and the locations are Ready."""
         wait_until(self._is_ready, "the VMHost shows the VM and the locations are Ready")
 
+    def running_vms(self) -> set[str]:
+        """Return the VMs that run, as the agent tells. Raises: NotFound, APIServerAway."""
+        vms = self.resources.get(VMHOST, NODE).get("status", {}).get("vms", ())
+        return {str(vm["name"]) for vm in vms if vm.get("running")}
+
     def _is_ready(self) -> bool:
         try:
-            host = self.resources.get(VMHOST, NODE)
-            told = {vm["name"] for vm in host.get("status", {}).get("vms", ()) if vm.get("running")}
+            told = self.running_vms()
             ready = [_ready(self.resources.get(LOCATION, name)) for name in (PLAIN, SMALL)]
         except (NotFound, APIServerAway):
             return False

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vmbackup.cluster.resources import VMBACKUP, Resources
+from vmbackup.cluster.resources import VMBACKUP, Kind, Resources
 from vmbackup.errors import VMBackupError
 
 LOOK_SECONDS = 0.02
@@ -14,12 +14,14 @@ READ_SECONDS = 0.1
 
 
 class Watch:
-    """Reads one VMBackup ten times a second, and the names in some directories fifty times."""
+    """Reads one resource ten times a second, and the names in some directories fifty times."""
 
-    def __init__(self, resources: Resources, namespace: str, name: str, directories: Iterable[Path]) -> None:
+    def __init__(
+        self, resources: Resources, namespace: str, name: str, directories: Iterable[Path], kind: Kind = VMBACKUP
+    ) -> None:
         self.said: dict[str, None] = {}  # in the order in which it was said
         self.used_again: set[str] = set()
-        self._resources, self._namespace, self._name = resources, namespace, name
+        self._resources, self._kind, self._namespace, self._name = resources, kind, namespace, name
         self._directories = {directory: _device(directory) for directory in directories}
         self._ended = threading.Event()
         self._present: dict[Path, set[str]] = {directory: set() for directory in self._directories}
@@ -42,7 +44,7 @@ class Watch:
             if time.monotonic() >= read_at:
                 read_at = time.monotonic() + READ_SECONDS
                 try:
-                    self.hear(self._resources.get(VMBACKUP, self._name, self._namespace))
+                    self.hear(self._resources.get(self._kind, self._name, self._namespace))
                 except VMBackupError:
                     continue
 

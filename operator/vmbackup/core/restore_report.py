@@ -26,7 +26,7 @@ DONE = {
     "NewDomain": "is there",
     "Disks": "has its disks in files",
     "InPlace": "has its disks back",
-    "Instant": "runs on its own disks",
+    "Instant": "has all of its data on its own disks",
     "Proof": "was proved",
 }
 

@@ -84,7 +84,9 @@ class RestoreDirectories:
             case Prepare():
                 self._prepare(run)
             case StartCopy(target):
-                self._works.start(run, target, "copy", lambda task: self._copy(task, run, run.disk(target)))
+                disk = run.disk(target)
+                place = f"{run.location_path}/{run.set_path}/{disk.image} to {run.working_file(disk)}"
+                self._works.start(run, target, "copy", lambda task: self._copy(task, run, disk), place)
             case StartVerification(target):
                 self._works.start(run, target, "verify", lambda task: self._verify(task, run, run.disk(target)))
             case StopWorks():
@@ -153,10 +155,8 @@ class RestoreDirectories:
             needed[place] = needed.get(place, 0) + disk.allocated_bytes
         for place, bytes_ in needed.items():
             space = os.statvfs(place)
-            free, reserve = (
-                space.f_bavail * space.f_frsize,
-                reserve_bytes(run.min_free, space.f_blocks * space.f_frsize),
-            )
+            free = space.f_bavail * space.f_frsize
+            reserve = reserve_bytes(run.min_free, space.f_blocks * space.f_frsize)
             if free - reserve < bytes_:
                 raise restored.too_little(free, reserve, bytes_, place)
 
@@ -181,14 +181,15 @@ class RestoreDirectories:
             wanted = Verify.CHECK  # reading all of it would take as long as bringing it
         from_set = Expected(disk.image, disk.image_format, disk.virtual_bytes)
         with ExitStack() as opened:
-            source = self._open_source(opened, run, disk)
             if run.kind in LIVE_KINDS or run.kind is RestoreKind.PROOF:
+                source = self._open_source(opened, run, disk)
                 return _with_digest(disk, verify_content(task, from_set, source, wanted, limit), wanted)
             image = os.open(run.working_file(disk), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             opened.callback(os.close, image)
             copy = Expected(os.path.basename(disk.file), disk.format, disk.virtual_bytes)
             if disk.format == disk.image_format:
                 return _with_digest(disk, verify_content(task, copy, image, wanted), wanted)
+            source = self._open_source(opened, run, disk)
             _with_digest(disk, verify_content(task, from_set, source, wanted), wanted)
             return verify_content(task, copy, image, Verify.CHECK if wanted is Verify.CHECKSUM else wanted)
 

@@ -132,8 +132,13 @@ class Works:
         self._lock = threading.Lock()
         self._tasks: dict[tuple[str, int, str], Task] = {}
 
-    def start(self, run: Owner, target: str, kind: Literal["copy", "verify"], body: Callable[[Task], Result]) -> None:
-        """Start a task for one disk. One of the same kind that still runs is left alone."""
+    def start(
+        self, run: Owner, target: str, kind: Literal["copy", "verify"], body: Callable[[Task], Result], place: str = ""
+    ) -> None:
+        """Start a task for one disk. One of the same kind that still runs is left alone.
+
+        place: where it works, for errors that name no file; by default the location.
+        """
         key = (run.uid, run.attempt, target)
         with self._lock:
             old = self._tasks.get(key)
@@ -141,7 +146,7 @@ class Works:
                 if old.kind == kind:
                     return
                 raise Failed(Reason.STORE_ERROR, f"{run.key}, disk {target}: a {old.kind} runs already")
-            task = self._tasks[key] = Task(kind, f"{kind} {run.key} {target}", run.location_path)
+            task = self._tasks[key] = Task(kind, f"{kind} {run.key} {target}", place or run.location_path)
             task.start(body, self._wake)
 
     def facts(self, run: Owner) -> dict[str, Work]:
