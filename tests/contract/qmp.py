@@ -59,13 +59,13 @@ class Qmp:
             self.limit_jobs(SLOW_BYTES_PER_SECOND)
 
     def has_settled(self, count: int) -> bool:
-        """Wait until what was under way when the limit came is written; return whether so many jobs are left to hold."""
+        """Wait until what was under way when the limit came is written; return whether enough jobs are left."""
         offsets: list[int] = []
         while True:
             jobs = self.ask("query-block-jobs")
             before, offsets = offsets, [job["offset"] for job in jobs]
             if not jobs or offsets == before:
-                return sum(job["offset"] < job["len"] for job in jobs) == count
+                return sum(job["offset"] < job["len"] for job in jobs) >= count
             time.sleep(SETTLED_SECONDS)
 
     def __enter__(self) -> Self:

@@ -125,7 +125,9 @@ class RealSite:
             self._hold(run, 1, lambda: self.hypervisor.perform(run, act), lambda: self._cancel(run, act.target))
         else:
             paths = [path for _, path in act.targets]
-            self._hold(run, len(paths), lambda: self.hypervisor.perform(run, act), lambda: self._take_back(run, paths))
+            sources = [Path(run.disk(target).source) for target, _ in act.targets]
+            count = sum(source.stat().st_size >= HELD_DATA_BYTES for source in sources)
+            self._hold(run, count, lambda: self.hypervisor.perform(run, act), lambda: self._take_back(run, paths))
 
     def _hold(self, run: Run, count: int, begin: Callable[[], object], undo: Callable[[], None]) -> None:
         """Begin so many jobs and hold them; on a busy machine one may be over before it could be slowed: once more."""
