@@ -6,10 +6,11 @@ import shutil
 import time
 from itertools import count
 from pathlib import Path
+from xml.etree import ElementTree
 
 import libvirt
 from sides import VERSION, Engine, write_request
-from stage import LOCATION, NAMESPACE, SIDE_SECONDS, VM, Stage, kubectl, output, remove, run
+from stage import LOCATION, NAMESPACE, SIDE_SECONDS, VM, Stage, kubectl, output, run
 
 from testbed.controlplane import ControlPlane
 from testbed.guests import Disk, domain_xml, start_guest
@@ -94,10 +95,7 @@ class Instant:
             domain = _running(connection, f"{NAMESPACE}_{name}")
             taken = time.perf_counter() - begun
             self._until_done("vmr", name)
-            domain.destroy()
-            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
-            for entry in self._stage.restored.iterdir():  # else the disk fills, and the next restore is refused
-                remove(entry)
+            _remove(domain)
         finally:
             connection.close()
         return taken
@@ -117,6 +115,16 @@ def write_restore(path: Path, name: str, spec: dict[str, object]) -> None:
     """Write a VMRestore."""
     metadata = {"name": name, "namespace": NAMESPACE}
     path.write_text(json.dumps({"apiVersion": VERSION, "kind": "VMRestore", "metadata": metadata, "spec": spec}))
+
+
+def _remove(domain: libvirt.virDomain) -> None:
+    """Destroy it, with its images: else the disk fills, and the next restore is refused."""
+    described = ElementTree.fromstring(domain.XMLDesc())  # noqa: S314 - our own XML
+    images = [Path(source.attrib["file"]) for source in described.findall("devices/disk/source")]
+    domain.destroy()
+    domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+    for directory in {image.parent for image in images}:
+        shutil.rmtree(directory)
 
 
 def _running(connection: libvirt.virConnect, name: str) -> libvirt.virDomain:

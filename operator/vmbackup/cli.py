@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmbackup import __version__
+from vmbackup.cli_host import add_host, add_images, add_inspect, add_restore, add_run
 from vmbackup.cli_sets import add_catalog, add_import, add_retention
 
 if TYPE_CHECKING:
@@ -16,10 +17,7 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no other name for it
 
-STATE_DIRECTORY = "/var/lib/vmbackup-operator"
 KUBELET_DIRECTORY = "/var/lib/kubelet"
-IMAGES_DIRECTORY = "/var/lib/libvirt/images"
-DEFAULT_URI = "qemu:///system"
 METRICS_ADDRESS = "0.0.0.0:9090"
 
 
@@ -37,45 +35,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run(commands)
-    _add_restore(commands)
+    add_run(commands)
+    add_restore(commands)
     _add_watch(commands)
     _add_controller(commands)
     _add_agent(commands)
-    _add_inspect(commands)
+    add_inspect(commands)
     add_catalog(commands)
     _add_cluster(add_import(commands))
     _add_cluster(add_retention(commands))
     _add_crd(commands)
     return parser
-
-
-def _add_run(commands: "Commands") -> None:
-    run = commands.add_parser("run", help="back up one VM of this host, without a cluster")
-    run.add_argument("-f", "--file", type=Path, required=True, help="a file with one VMBackup")
-    run.add_argument("--location", type=Path, required=True, help="directory that receives the set")
-    run.add_argument("--min-free", default="5%", help="space to leave free in the location (default 5%%)")
-    _add_host(run)
-    run.set_defaults(call=_run)
-
-
-def _add_restore(commands: "Commands") -> None:
-    restore = commands.add_parser("restore", help="bring a set back on this host, without a cluster")
-    restore.add_argument("-f", "--file", type=Path, required=True, help="a file with one VMRestore")
-    restore.add_argument("--location", type=Path, required=True, help="directory that holds the sets")
-    _add_images(restore)
-    restore.add_argument("--min-free", default="5%", help="space to leave free beside the images (default 5%%)")
-    _add_daemon(restore)
-    restore.set_defaults(call=_restore)
-
-
-def _add_images(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--images",
-        type=Path,
-        default=Path(IMAGES_DIRECTORY),
-        help=f"directory for restored images (default {IMAGES_DIRECTORY})",
-    )
 
 
 def _add_watch(commands: "Commands") -> None:
@@ -116,8 +86,8 @@ def _add_agent(commands: "Commands") -> None:
     agent = commands.add_parser("agent", help="do the backups of this node")
     _add_cluster(agent)
     _add_namespace(agent)
-    _add_host(agent)
-    _add_images(agent)
+    add_host(agent)
+    add_images(agent)
     agent.add_argument(
         "--node", default=os.environ.get("NODE_NAME", socket.gethostname()), help="this node's name (or NODE_NAME)"
     )
@@ -138,16 +108,6 @@ def _add_agent(commands: "Commands") -> None:
         help=f"the kubelet's root directory, for VMs of KubeVirt (default {KUBELET_DIRECTORY})",
     )
     agent.set_defaults(call=_agent)
-
-
-def _add_inspect(commands: "Commands") -> None:
-    inspect = commands.add_parser("inspect", help="show what is under way on this node, and what a human must look at")
-    inspect.add_argument("--json", action="store_true", help="for programs")
-    inspect.add_argument(
-        "--location", type=Path, action="append", default=[], help="look for unfinished sets there, too (repeatable)"
-    )
-    _add_host(inspect)
-    inspect.set_defaults(call=_inspect)
 
 
 def _add_crd(commands: "Commands") -> None:
@@ -193,59 +153,6 @@ def _address(text: str) -> "Address | None":
         return listening_address(text) if text else None
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _add_daemon(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--connect",
-        default=os.environ.get("LIBVIRT_DEFAULT_URI", DEFAULT_URI),
-        metavar="URI",
-        help=f"the libvirt daemon (or LIBVIRT_DEFAULT_URI; default {DEFAULT_URI})",
-    )
-    parser.add_argument(
-        "--state", type=Path, default=Path(STATE_DIRECTORY), help=f"journal and locks (default {STATE_DIRECTORY})"
-    )
-
-
-def _add_host(parser: argparse.ArgumentParser) -> None:
-    _add_daemon(parser)
-    parser.add_argument(
-        "--allow-monitor",
-        action="store_true",
-        help="let speed limits go through the QEMU monitor where libvirt has no way (taints the domain)",
-    )
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from rich.console import Console  # noqa: PLC0415 - late, as all roles
-
-    from vmbackup.standalone import Settings, main  # noqa: PLC0415
-
-    settings = Settings(
-        request=arguments.file,
-        location=arguments.location.absolute(),
-        connect=arguments.connect,
-        state=arguments.state.absolute(),
-        min_free=arguments.min_free,
-        allow_monitor=arguments.allow_monitor,
-    )
-    return main(settings, Console())
-
-
-def _restore(arguments: argparse.Namespace) -> int:
-    from rich.console import Console  # noqa: PLC0415
-
-    from vmbackup.standalone_restore import Settings, main  # noqa: PLC0415
-
-    settings = Settings(
-        request=arguments.file,
-        location=arguments.location.absolute(),
-        images=arguments.images.absolute(),
-        connect=arguments.connect,
-        state=arguments.state.absolute(),
-        min_free=arguments.min_free,
-    )
-    return main(settings, Console())
 
 
 def _watch(arguments: argparse.Namespace) -> int:
@@ -295,21 +202,6 @@ def _agent(arguments: argparse.Namespace) -> int:
             metrics_address=arguments.metrics_address,
             log_format=arguments.log_format,
         )
-    )
-
-
-def _inspect(arguments: argparse.Namespace) -> int:
-    from rich.console import Console  # noqa: PLC0415
-
-    from vmbackup.inspection import main  # noqa: PLC0415
-
-    locations = [location.absolute() for location in arguments.location]
-    return main(
-        Console(),
-        connect=arguments.connect,
-        state=arguments.state.absolute(),
-        as_json=arguments.json,
-        locations=locations,
     )
 
 
