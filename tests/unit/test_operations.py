@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from vmbackup import cli, inspection
+from vmbackup import cli, cli_host, inspection
 from vmbackup.api import names
 from vmbackup.api.conditions import Reason
 from vmbackup.api.crd import RESOURCES
@@ -91,7 +91,7 @@ def test_kubectl_asks_for_what_exists() -> None:
 
 def test_names_and_times_are_those_of_the_code() -> None:
     assert f"`{names.FINALIZER}`" in TEXT
-    assert f"{cli.STATE_DIRECTORY}/runs/<uid>.json" in TEXT
+    assert f"{cli_host.STATE_DIRECTORY}/runs/<uid>.json" in TEXT
     assert names.overlay_name("<uid>", 0, "<disk>").replace("0", "<attempt>") in TEXT
     assert f"{names.LEASE_AGENT_PREFIX}node-1" in TEXT
     assert Limits().abandon_seconds == 15 * 60
