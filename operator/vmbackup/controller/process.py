@@ -87,9 +87,9 @@ class Controller:
         self._kubevirt = Watches(
             kubeconfig, kubevirt, self.health, served=self._survey.has_kubevirt, part="watch loop of KubeVirt"
         )
-        self._reconciler = Reconciler(cache, resources, self._recorder, self._survey.live_nodes, limits, self.measures)
-        self.measures.look_at(self._survey, self._election, self.health)
         writer = Writer(cache, resources, self._recorder)
+        self._reconciler = Reconciler(writer, self._survey.live_nodes, limits, self.measures)
+        self.measures.look_at(self._survey, self._election, self.health)
         self._schedules = Schedules(writer)
         self._restores = Restores(writer, self._survey.live_nodes, limits, self.measures)
         patience = Patience(limits.removal_seconds, limits.abandon_seconds)

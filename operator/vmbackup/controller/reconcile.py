@@ -1,10 +1,6 @@
-"""One pass over everything: what is there, what should be, and the writes in between.
-
-Every write is a compare-and-swap on the object that was decided on. Who loses reads again and decides again.
-"""
+"""One pass over everything: what is there, what should be, and the writes in between."""
 
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -12,22 +8,19 @@ from typing import Literal
 from vmbackup.api import names
 from vmbackup.api.conditions import ConditionType, find
 from vmbackup.api.location import VMBackupLocation
-from vmbackup.api.vmbackup import ObjectMeta, Phase, VMBackup
+from vmbackup.api.vmbackup import VMBackup
 from vmbackup.cluster.client import Body
-from vmbackup.cluster.errors import APIServerAway, Conflict, Denied, NotFound
-from vmbackup.cluster.events import Happening, Recorder
-from vmbackup.cluster.resources import LOCATION, VMBACKUP, Kind, Resources
-from vmbackup.controller.cache import Cache, Finished, Model
+from vmbackup.cluster.errors import Conflict
+from vmbackup.cluster.resources import LOCATION, VMBACKUP
+from vmbackup.controller.cache import Finished
 from vmbackup.controller.measures import Measures
+from vmbackup.controller.writer import Writer
 from vmbackup.core.location_report import location_status, same_but_for_bytes
 from vmbackup.core.samples import Ending, ending
 from vmbackup.core.turn_report import seen, status_of_turn
 from vmbackup.core.turns import MISSING, Abandon, Bind, Limits, Lost, Refuse, Scene, Turn, Wait, plan_turns
-from vmbackup.door.logs import about, of_backup
 
 SPACE_SECONDS = 30.0  # figures of free space alone are written at most so often
-DENIED_SECONDS = 5.0  # rest after a write was forbidden; a restarted API server forbids all for a moment
-FAULT_SECONDS = 30.0  # rest after a fault of ours with one object
 
 log = logging.getLogger(__name__)
 
@@ -37,22 +30,19 @@ class Reconciler:
 
     def __init__(
         self,
-        cache: Cache,
-        resources: Resources,
-        recorder: Recorder,
+        writer: Writer,
         live_nodes: Callable[[], frozenset[str]],
         limits: Limits,
         measures: Measures,
     ) -> None:
-        self._cache = cache
-        self._resources = resources
-        self._recorder = recorder
+        self._writer = writer
+        self._cache = writer.cache
+        self._resources = writer.resources
         self._live_nodes = live_nodes
         self._limits = limits
         self._measures = measures
         self._missing_since: dict[str, float] = {}
         self._space_written_at: dict[str, float] = {}
-        self._resting_until: dict[str, float] = {}
         self._told: dict[str, tuple[str, ...]] = {}
 
     def reconcile(self, now: float) -> None:
@@ -69,7 +59,7 @@ class Reconciler:
         turns = plan_turns(scene, self._limits, now)
         self._remember_missing(turns, now)
         for turn in self._news(turns):
-            self._guarded(VMBACKUP, turn.backup.metadata, partial(self._take, turn, now))
+            self._writer.write(VMBACKUP, turn.backup.metadata, partial(self._take, turn, now))
         for finished in self._cache.finished():
             self._tidy(finished, now)
         for location in scene.locations.values():
@@ -92,18 +82,18 @@ class Reconciler:
             return
         if isinstance(turn, Abandon):
             log.warning("%s: abandoned: %s", backup.key, turn.message)
-            self._tell(VMBACKUP, backup.metadata, "Warning", ("Abandoned", "Release", turn.message))
+            self._writer.tell(VMBACKUP, backup.metadata, "Warning", ("Abandoned", "Release", turn.message))
             self._close(ending(backup), body)
             return
         if isinstance(turn, Bind):
             # The finalizer comes first: nothing may vanish while a VM is on its way home.
-            body = self._wrote(VMBACKUP, self._resources.add_finalizer(VMBACKUP, body))
+            body = self._writer.wrote(VMBACKUP, self._resources.add_finalizer(VMBACKUP, body))
         written = self._resources.patch_status(VMBACKUP, body, status_of_turn(turn, now))
         if isinstance(turn, Wait | Lost):
             self._told[backup.metadata.uid] = _words(turn)
         if written is body:
             return
-        self._wrote(VMBACKUP, written)
+        self._writer.wrote(VMBACKUP, written)
         self._say(turn, written)
 
     def _say(self, turn: Turn, written: Body) -> None:
@@ -113,15 +103,17 @@ class Reconciler:
             case Bind(node=node):
                 log.info("%s: assigned to node %s", backup.key, node)
                 self._measures.begun(backup.metadata.namespace)
-                self._tell(VMBACKUP, backup.metadata, "Normal", ("Assigned", "Bind", f"Assigned to node {node}."))
+                self._writer.tell(
+                    VMBACKUP, backup.metadata, "Normal", ("Assigned", "Bind", f"Assigned to node {node}.")
+                )
             case Refuse(reason=reason, message=message):
                 log.info("%s: ended before it began: %s: %s", backup.key, reason, message)
                 if names.FINALIZER not in backup.metadata.finalizers:  # else it is counted when that goes
                     self._measures.ended(ending(VMBackup.parse(written)))
-                self._tell(VMBACKUP, backup.metadata, "Warning", (reason, "Refuse", message))
+                self._writer.tell(VMBACKUP, backup.metadata, "Warning", (reason, "Refuse", message))
             case Lost(message=message):
                 log.warning("%s: %s", backup.key, message)
-                self._tell(VMBACKUP, backup.metadata, "Warning", ("NodeLost", "Watch", message))
+                self._writer.tell(VMBACKUP, backup.metadata, "Warning", ("NodeLost", "Watch", message))
             case Wait(reason=reason, message=message):
                 self._measures.begun(backup.metadata.namespace)
                 log.info("%s: %s: %s", backup.key, reason, message)
@@ -129,11 +121,11 @@ class Reconciler:
     def _tidy(self, finished: Finished, now: float) -> None:
         """Let a finished backup go: its finalizer at once, the resource when its time is over. Until then, see it."""
         if finished.held:
-            self._guarded(VMBACKUP, finished.metadata, partial(self._close, finished.end))
+            self._writer.write(VMBACKUP, finished.metadata, partial(self._close, finished.end))
         elif finished.expires_at is not None and now >= finished.expires_at:
-            self._guarded(VMBACKUP, finished.metadata, self._expire)
+            self._writer.write(VMBACKUP, finished.metadata, self._expire)
         elif finished.changed and not finished.metadata.deletion_timestamp:
-            self._guarded(VMBACKUP, finished.metadata, self._see)
+            self._writer.write(VMBACKUP, finished.metadata, self._see)
 
     def _close(self, end: Ending, body: Body) -> None:
         """Release a backup that ended, and count it: the one write that is done once, whoever leads and restarts."""
@@ -145,7 +137,7 @@ class Reconciler:
         written = self._resources.remove_finalizer(VMBACKUP, body)
         if written is body:
             return False
-        self._wrote(VMBACKUP, written)
+        self._writer.wrote(VMBACKUP, written)
         return True
 
     def _expire(self, body: Body) -> None:
@@ -167,7 +159,7 @@ class Reconciler:
         if backup.finished:
             body = self._resources.patch_status(VMBACKUP, body, seen(backup.status, backup.metadata.generation))
             log.info("%s: changed after it had ended; nothing comes of that", backup.key)
-        self._wrote(VMBACKUP, body)
+        self._writer.wrote(VMBACKUP, body)
 
     def _gather(self, location: VMBackupLocation, scene: Scene, now: float) -> None:
         status = location_status(location, scene.hosts, scene.live_nodes, now)
@@ -177,74 +169,16 @@ class Reconciler:
             return
 
         def write(body: Body) -> None:
-            self._wrote(LOCATION, self._resources.patch_status(LOCATION, body, status))
+            self._writer.wrote(LOCATION, self._resources.patch_status(LOCATION, body, status))
             self._space_written_at[name] = now
             new, old = find(status.conditions, ConditionType.READY), find(before.conditions, ConditionType.READY)
             first_look = old is None and new is not None and new.status != "True"  # agents need a moment
             if new is not None and not first_look and (old is None or old.status != new.status):
                 kind: Literal["Normal", "Warning"] = "Normal" if new.status == "True" else "Warning"
                 log.info("location %s: %s: %s", name, new.reason, new.message)
-                self._tell(LOCATION, location.metadata, kind, (new.reason, "Gather", new.message))
+                self._writer.tell(LOCATION, location.metadata, kind, (new.reason, "Gather", new.message))
 
-        self._guarded(LOCATION, location.metadata, write)
-
-    def _guarded(self, kind: Kind, metadata: ObjectMeta, write: Callable[[Body], None]) -> None:
-        """Write to one object; its troubles must not keep the others waiting. Raises: APIServerAway."""
-        entry = self._cache.entry(kind, metadata.uid)
-        if entry is None or self._resting_until.get(metadata.uid, 0.0) > time.monotonic():
-            return
-        self._resting_until.pop(metadata.uid, None)
-        try:
-            with about(_fields(entry.model)):
-                write(entry.body)
-        except Conflict as conflict:
-            log.debug("%s", conflict)
-            self._read_again(kind, metadata)
-        except NotFound:
-            self._cache.drop(kind, metadata.uid)
-        except Denied as denied:
-            log.error("%s", denied)  # noqa: TRY400 - the server's words say it all
-            self._resting_until[metadata.uid] = time.monotonic() + DENIED_SECONDS
-        except APIServerAway:
-            raise
-        except Exception:
-            log.exception("%s %s: unforeseen fault", kind.name, metadata.name)
-            self._resting_until[metadata.uid] = time.monotonic() + FAULT_SECONDS
-
-    def _read_again(self, kind: Kind, metadata: ObjectMeta) -> None:
-        try:
-            body = self._resources.get(kind, metadata.name, metadata.namespace)
-        except NotFound:
-            self._cache.drop(kind, metadata.uid)
-            return
-        if body["metadata"]["uid"] != metadata.uid:
-            self._cache.drop(kind, metadata.uid)
-        self._cache.put(kind, body)
-
-    def _wrote(self, kind: Kind, body: Body) -> Body:
-        """Note our own write at once: the watch is behind it."""
-        if body["metadata"].get("deletionTimestamp") and not body["metadata"].get("finalizers"):
-            self._cache.drop(kind, body["metadata"]["uid"])
-        else:
-            self._cache.put(kind, body)
-        return body
-
-    def _tell(
-        self, kind: Kind, metadata: ObjectMeta, type_: Literal["Normal", "Warning"], what: tuple[str, str, str]
-    ) -> None:
-        reason, action, note = what
-        self._recorder.record(Happening(kind.name, metadata, type_, reason, action, note))
-
-
-def _fields(model: Model) -> dict[str, str]:
-    """Return what the log says of an object."""
-    if isinstance(model, VMBackup):
-        return of_backup(model)
-    if isinstance(model, Finished):
-        namespace, vm = model.end.vm
-        phase = str(Phase.DONE)
-        return {"backup": f"{namespace}/{model.metadata.name}", "uid": model.metadata.uid, "vm": vm, "phase": phase}
-    return {}
+        self._writer.write(LOCATION, location.metadata, write)
 
 
 def _words(turn: Turn) -> tuple[str, ...]:

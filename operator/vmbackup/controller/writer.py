@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from vmbackup.api.vmbackup import ObjectMeta
+from vmbackup.api.vmbackup import ObjectMeta, Phase, VMBackup
 from vmbackup.cluster.client import Body
 from vmbackup.cluster.errors import APIServerAway, Conflict, Denied, NotFound
 from vmbackup.cluster.events import Happening, Recorder
 from vmbackup.cluster.resources import Kind, Resources
-from vmbackup.controller.cache import Cache
+from vmbackup.controller.cache import Cache, Finished, Model
+from vmbackup.door.logs import about, of_backup
 
 DENIED_SECONDS = 5.0  # rest after a write was forbidden; a restarted API server forbids all for a moment
 FAULT_SECONDS = 30.0  # rest after a fault of ours with one object
@@ -34,7 +35,8 @@ class Writer:
             return False
         self._resting_until.pop(metadata.uid, None)
         try:
-            act(entry.body)
+            with about(_fields(entry.model)):
+                act(entry.body)
         except Conflict as conflict:
             log.debug("%s", conflict)
             self._read_again(kind, metadata)
@@ -84,3 +86,14 @@ class Writer:
         if body["metadata"]["uid"] != metadata.uid:
             self.cache.drop(kind, metadata.uid)
         self.cache.put(kind, body)
+
+
+def _fields(model: Model) -> dict[str, str]:
+    """Return what the log says of an object."""
+    if isinstance(model, VMBackup):
+        return of_backup(model)
+    if isinstance(model, Finished):
+        namespace, vm = model.end.vm
+        phase = str(Phase.DONE)
+        return {"backup": f"{namespace}/{model.metadata.name}", "uid": model.metadata.uid, "vm": vm, "phase": phase}
+    return {}

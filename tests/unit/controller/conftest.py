@@ -41,15 +41,13 @@ class Stage:
         self.happenings = Happenings()
         self.live = {"n1", "n2"}
         self.limits = Limits(per_node=2, grace_seconds=60)
+        self.writer = Writer(self.cache, self.resources, cast(Recorder, self.happenings))
         self.reconciler = Reconciler(
-            self.cache,
-            self.resources,
-            cast(Recorder, self.happenings),
+            self.writer,
             lambda: frozenset(self.live),
             self.limits,
             self.measures,
         )
-        self.writer = Writer(self.cache, self.resources, cast(Recorder, self.happenings))
         self.schedules = Schedules(self.writer)
         self.restores = Restores(self.writer, lambda: frozenset(self.live), self.limits, self.measures)
         self.set_removals = SetRemovals(self.writer, lambda: frozenset(self.live), Patience())
