@@ -15,8 +15,10 @@ from stage import LOCATION, NAMESPACE, SIDE_SECONDS, VM, Stage, kubectl, output,
 from testbed.controlplane import ControlPlane
 from testbed.guests import Disk, domain_xml, start_guest
 from testbed.images import disk_image
+from vmbackup.api.restore import VMRestore
 from vmbackup.api.vmbackup import Outcome
-from vmbackup.standalone_restore import Settings, StandaloneRestore, read_request
+from vmbackup.standalone_restore import Settings, StandaloneRestore
+from vmbackup.store.request_files import read_document
 
 POLL_SECONDS = 0.01
 IMAGE = "vda.qcow2"
@@ -53,7 +55,7 @@ class Restore:
             state=stage.state / "standalone",
             min_free="1%",
         )
-        restore = StandaloneRestore(settings, read_request(request), lambda _key, _status: None)
+        restore = StandaloneRestore(settings, read_document(request, VMRestore), lambda _key, _status: None)
         outcome = restore.run()
         if outcome is not Outcome.SUCCEEDED:
             raise RuntimeError(f"the restore ended as {outcome}: {restore.status.conditions}")

@@ -6,15 +6,11 @@ The request is a VMBackup file, the location a directory, the status a file, Ctr
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-from pydantic import ValidationError
 from rich.console import Console
 
 from vmbackup.api.conditions import Reason
@@ -32,19 +28,12 @@ from vmbackup.hypervisor.libvirtd import Libvirtd
 from vmbackup.store.clock import SteadyClock
 from vmbackup.store.directories import Directories
 from vmbackup.store.journal import NodeJournal
+from vmbackup.store.request_files import read_document
 from vmbackup.store.status_files import StatusFiles
 from vmbackup.tick import Turn, sweep, tick
 
-EXIT_CODES = {
-    Outcome.SUCCEEDED: 0,
-    Outcome.FAILED: 1,
-    Outcome.REFUSED: 2,
-    Outcome.CANCELLED: 3,
-    Outcome.STRANDED: 4,
-}
 LOOK_AGAIN_SECONDS = 2.0
 SIGNAL_SECONDS = 0.5
-NAME_MAX = 63  # as in the CustomResourceDefinition: the name becomes part of a directory name
 
 
 @dataclass(frozen=True)
@@ -60,26 +49,8 @@ class Settings:
 
 
 def read_request(path: Path) -> VMBackup:
-    """Read a VMBackup from a file.
-
-    Raises: Refused: the file cannot be read, or the schema would refuse it.
-    """
-    try:
-        body: Any = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise Refused(Reason.INVALID_SPEC, f"{path}: {error}") from None
-    if not isinstance(body, dict) or body.get("kind") != "VMBackup":
-        raise Refused(Reason.INVALID_SPEC, f"{path}: holds no VMBackup; write one document of kind VMBackup.")
-    body = {**body, "metadata": {"namespace": "default", **body.get("metadata", {}), "uid": str(uuid.uuid4())}}
-    body.pop("status", None)
-    if len(str(body["metadata"].get("name", ""))) > NAME_MAX:
-        raise Refused(Reason.INVALID_SPEC, f"{path}: metadata.name: at most {NAME_MAX} characters.")
-    try:
-        backup = VMBackup.parse(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Refused(Reason.INVALID_SPEC, f"{path}: {where}: {first['msg']}") from None
+    """Read a VMBackup from a file. Raises: Refused: as read_document, and for a source that only the cluster knows."""
+    backup = read_document(path, VMBackup)
     if backup.spec.source.kind is not SourceKind.DOMAIN:
         words = "is found through the cluster only; name a domain, or apply the VMBackup there."
         raise Refused(Reason.INVALID_SPEC, f"{path}: a {backup.spec.source.kind} {words}")
@@ -227,17 +198,17 @@ def main(settings: Settings, console: Console) -> int:
         backup = read_request(settings.request)
     except Refused as refusal:
         console.print(f"Refused: {refusal.message}", markup=False)
-        return EXIT_CODES[Outcome.REFUSED]
+        return Outcome.REFUSED.exit_code
     with Display(console) as display:
         try:
             standalone = Standalone(settings, backup, display.show)
         except OSError as error:
             console.print(f"Refused: the state directory {settings.state} cannot be used: {error}", markup=False)
-            return EXIT_CODES[Outcome.REFUSED]
+            return Outcome.REFUSED.exit_code
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, lambda *_: standalone.cancel())
         outcome = standalone.run()
     status = standalone.status
     if status.phase is Phase.DONE and status.set:
         console.print(f"The set: {settings.location / status.set}", markup=False, highlight=False, soft_wrap=True)
-    return EXIT_CODES[outcome]
+    return outcome.exit_code

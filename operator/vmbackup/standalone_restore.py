@@ -6,15 +6,11 @@ The request is a VMRestore file, the location a directory, the status a file, Ct
 import os
 import signal
 import threading
-import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-from pydantic import ValidationError
 from rich.console import Console
 
 from vmbackup.api.conditions import ConditionType, Reason, find
@@ -34,18 +30,10 @@ from vmbackup.restoring import drive
 from vmbackup.store.clock import SteadyClock
 from vmbackup.store.finding import find_named, find_sets
 from vmbackup.store.journal import NodeJournal
+from vmbackup.store.request_files import read_document
 from vmbackup.store.restore_directories import RestoreDirectories
 from vmbackup.store.restore_journal import RestoreRecords
 from vmbackup.store.status_files import write_status
-
-EXIT_CODES = {
-    Outcome.SUCCEEDED: 0,
-    Outcome.FAILED: 1,
-    Outcome.REFUSED: 2,
-    Outcome.CANCELLED: 3,
-    Outcome.STRANDED: 4,
-}
-NAME_MAX = 63  # as in the CustomResourceDefinition: the name becomes part of a directory name
 
 
 @dataclass(frozen=True)
@@ -58,29 +46,6 @@ class Settings:
     connect: str
     state: Path
     min_free: str
-
-
-def read_request(path: Path) -> VMRestore:
-    """Read a VMRestore from a file.
-
-    Raises: Refused: the file cannot be read, or the schema would refuse it.
-    """
-    try:
-        body: Any = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise Refused(Reason.INVALID_SPEC, f"{path}: {error}") from None
-    if not isinstance(body, dict) or body.get("kind") != "VMRestore":
-        raise Refused(Reason.INVALID_SPEC, f"{path}: holds no VMRestore; write one document of kind VMRestore.")
-    body = {**body, "metadata": {"namespace": "default", **body.get("metadata", {}), "uid": str(uuid.uuid4())}}
-    body.pop("status", None)
-    if len(str(body["metadata"].get("name", ""))) > NAME_MAX:
-        raise Refused(Reason.INVALID_SPEC, f"{path}: metadata.name: at most {NAME_MAX} characters.")
-    try:
-        return VMRestore.parse(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Refused(Reason.INVALID_SPEC, f"{path}: {where}: {first['msg']}") from None
 
 
 class StatusFile:
@@ -221,10 +186,10 @@ def sentence(status: VMRestoreStatus) -> str:
 def main(settings: Settings, console: Console) -> int:
     """Run one restore; return the exit code: 0 succeeded, 1 failed, 2 refused, 3 cancelled, 4 stranded."""
     try:
-        restore = read_request(settings.request)
+        restore = read_document(settings.request, VMRestore)
     except Refused as refusal:
         console.print(f"Refused: {refusal.message}", markup=False)
-        return EXIT_CODES[Outcome.REFUSED]
+        return Outcome.REFUSED.exit_code
     told = ""
 
     def tell(key: str, status: VMRestoreStatus) -> None:
@@ -234,16 +199,20 @@ def main(settings: Settings, console: Console) -> int:
             told = line
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    standalone = StandaloneRestore(settings, restore, tell)
+    try:
+        standalone = StandaloneRestore(settings, restore, tell)
+    except OSError as error:
+        console.print(f"Refused: the state directory {settings.state} cannot be used: {error}", markup=False)
+        return Outcome.REFUSED.exit_code
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: standalone.cancel())
     try:
         outcome = standalone.run()
     except NotYet as busy:
         console.print(f"Refused: {busy.message}", markup=False)
-        return EXIT_CODES[Outcome.REFUSED]
+        return Outcome.REFUSED.exit_code
     if outcome is Outcome.SUCCEEDED:
         for disk in standalone.status.disks:
             if disk.path:
                 console.print(f"{disk.name}: {disk.path}", markup=False, highlight=False, soft_wrap=True)
-    return EXIT_CODES[outcome]
+    return outcome.exit_code

@@ -76,6 +76,12 @@ class Outcome(StrEnum):
     CANCELLED = "Cancelled"
     STRANDED = "Stranded"
 
+    @property
+    def exit_code(self) -> int:
+        """Return what a command ends with that waits for it: 0 succeeded, 1 failed, 2 refused, 3 cancelled, …"""
+        codes = {Outcome.SUCCEEDED: 0, Outcome.FAILED: 1, Outcome.REFUSED: 2, Outcome.CANCELLED: 3}
+        return codes.get(self, 4)
+
 
 class MethodReport(Report):
     """Which method makes the copy, and why."""
