@@ -7,7 +7,8 @@ PYTEST := $(PYTHON) -Im pytest
 WORKERS := 2
 # Real tests wait most of the time; every worker has daemons, clusters and directories of its own.
 REAL := $(PYTEST) -v -n $(WORKERS) --dist loadfile
-FAULT := VMBACKUP_FAULT_RESULTS=tests/fault/results.json $(PYTEST) -v -n $(WORKERS) tests/fault
+FAULT_WORKERS := 3
+FAULT := VMBACKUP_FAULT_RESULTS=tests/fault/results.json $(PYTEST) -v -n $(FAULT_WORKERS) tests/fault
 TESTBED := PYTHONPATH=dev $(PYTHON) -m testbed
 
 .PHONY: help
@@ -71,7 +72,7 @@ check: setup ## what needs no VM: formats, lints, types, doors, unit and walk te
 	$(PYTEST) -q tests/unit tests/walk
 
 .PHONY: test
-test: check contract integration attack chart e2e ## every test but those of make fault and soak
+test: check contract integration attack chart e2e fault ## every test but those of fault-full and soak
 
 .PHONY: unit
 unit: setup ## pure tests, seconds

@@ -188,7 +188,11 @@ class Machine:
             domain.undefine()
 
     def take_foreign_snapshot(self) -> None:
+        """Let a stranger end what runs on the disks, which libvirt asks for, and take a snapshot."""
         with self.vm.domain() as domain:
+            for target in ("vda", "vdb"):
+                if domain.blockJobInfo(target):
+                    domain.blockJobAbort(target)
             disks = "".join(
                 f"<disk name='{target}' snapshot='external' type='file'>"
                 f"<source file='{self.disks}/stranger.{target}.qcow2'/></disk>"
