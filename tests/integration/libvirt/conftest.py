@@ -1,16 +1,18 @@
 """One daemon per release for the whole session, one rig per test."""
 
+import contextlib
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import libvirt
 import pytest
 
 from fault.mounts import own_mounts
 from integration.libvirt.engine import REST_SECONDS
-from integration.libvirt.rig import Rig
+from integration.libvirt.rig import NAMESPACE, Rig
 from testbed.hypervisor import Libvirtd as Daemon
 from vmbackup.core import ending
 from vmbackup.units import MIB
@@ -66,3 +68,17 @@ def rig(daemons: Callable[[str], Daemon], release: str) -> Iterator[Rig]:
     place = Rig(daemons(release))
     yield place
     place.close()
+
+
+@pytest.fixture
+def restored(rig: Rig) -> Iterator[None]:
+    """Remove what tests have restored."""
+    yield
+    connection = libvirt.open(rig.daemon.uri)
+    for domain in connection.listAllDomains():
+        if domain.name().startswith(f"{NAMESPACE}_back"):
+            with contextlib.suppress(libvirt.libvirtError):
+                domain.destroy()
+            with contextlib.suppress(libvirt.libvirtError):
+                domain.undefine()
+    connection.close()

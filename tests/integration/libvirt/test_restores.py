@@ -1,18 +1,15 @@
 """A set comes back: as a second VM, as files, in place of the VM's own disks, at once; and is proved by booting it."""
 
-import contextlib
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-import libvirt
 import pytest
 import yaml
 
-from integration.libvirt.machines import VM
-from integration.libvirt.restores import RestoreEngine, images, process, restore
+from integration.libvirt.comeback import backed_up, holds, left, of_restored
+from integration.libvirt.restores import RestoreEngine, images, restore
 from integration.libvirt.rig import NAMESPACE, Rig
 from testbed.guests import Disk
 from testbed.images import qemu_img
@@ -22,49 +19,6 @@ from vmbackup.api.vmbackup import Outcome
 from vmbackup.core.facts import Wishes
 from vmbackup.errors import Refused
 from vmbackup.units import MIB
-
-MARK = 16 * MIB  # where tests write what tells one content from another
-
-
-def backed_up(rig: Rig, *, method: str = "Push", verify: str = "Checksum") -> VM:
-    """Return a VM of two disks with a set; what it has written since is 0x77."""
-    vm = rig.vm(Disk(rig.image("a", mib=64)), Disk(rig.image("b", "raw", mib=32), "vdb", "raw"))
-    vm.writes("vda", MARK, MIB, 0x11)
-    vm.writes("vdb", MARK, MIB, 0x22)
-    run = rig.run(vm, method=method, verify=verify)
-    assert run.outcome is Outcome.SUCCEEDED, run.failure
-    vm.writes("vda", MARK, MIB, 0x77)
-    vm.writes("vdb", MARK, MIB, 0x77)
-    return vm
-
-
-@pytest.fixture
-def restored(rig: Rig) -> Iterator[None]:
-    """Remove what tests have restored."""
-    yield
-    connection = libvirt.open(rig.daemon.uri)
-    for domain in connection.listAllDomains():
-        if domain.name().startswith(f"{NAMESPACE}_back"):
-            with contextlib.suppress(libvirt.libvirtError):
-                domain.destroy()
-            with contextlib.suppress(libvirt.libvirtError):
-                domain.undefine()
-    connection.close()
-
-
-def of_restored(rig: Rig, run: RestoreRun) -> VM:
-    return VM(rig.daemon, run.domain, run.domain_uuid, images(rig), {d.target: Path(d.file) for d in run.disks})
-
-
-def holds(vm: VM, *, vda: int, vdb: int) -> bool:
-    return vm.holds("vda", MARK, vda) and vm.holds("vdb", MARK, vdb)
-
-
-def left(rig: Rig) -> list[str]:
-    """Return what a restore must not leave: working files, protections of sets, kept images."""
-    hidden = [path for top in (images(rig), rig.location, rig.disks) for path in top.rglob(".*")]
-    return sorted(str(path) for path in [*hidden, *rig.disks.rglob("*.before-restore.*")])
-
 
 pytestmark = pytest.mark.usefixtures("restored")
 
@@ -265,83 +219,3 @@ def test_an_instant_vm_that_is_cancelled_is_gone(rig: Rig) -> None:
     assert not of_restored(rig, run).is_active()
     assert left(rig) == []
     assert vm.portrait().state == "running"
-
-
-# -- whatever dies --------------------------------------------------------------------------------------------------
-
-DEATHS = {
-    "new_domain": (
-        "in Preparing", "before Prepare", "after Prepare", "after StartCopy", "in Verifying", "after StartVerification",
-        "before Place", "after Place", "before Define", "after Define", "before StartDomain", "after StartDomain",
-        "before Release", "after Release", "in Done",
-    ),
-    "in_place": (
-        "after Prepare", "after StartCopy", "after StartVerification", "before Swap", "after Swap", "after StartDomain",
-        "before Release", "after Release",
-    ),
-    "instant": (
-        "before Prepare", "after Prepare", "after StartVerification", "before Place", "after Place",
-        "before StartDomain", "after StartDomain", "before StartPull", "after StartPull",
-        "before FlushDisks", "after FlushDisks", "before Define", "after Define", "before Release", "after Release",
-    ),
-}  # fmt: skip
-TARGETS = {
-    "new_domain": {"new_domain": {"name": "back", "start": True}},
-    "in_place": {"in_place": {"overwrite": True, "start": True}},
-    "instant": {"instant": {"name": "back"}},
-}
-
-
-@pytest.mark.parametrize(("kind", "death"), [(kind, death) for kind, deaths in DEATHS.items() for death in deaths])
-def test_agent_killed_and_restarted(rig: Rig, kind: str, death: str) -> None:
-    vm = backed_up(rig, verify="Check")
-    if kind == "in_place":
-        vm.stop()
-    engine = RestoreEngine(rig.daemon.uri, rig.state)
-    begun = engine.begin(rig, vm.short_name, TARGETS[kind])
-    assert process(rig, death).wait(120) == -9, (rig.place / "restore.log").read_text()
-    assert process(rig).wait(120) == 0, (rig.place / "restore.log").read_text()
-    (run,) = engine.journal.runs()
-    assert run.uid == begun.uid
-    assert run.outcome is Outcome.SUCCEEDED, run.failure
-    second = vm if kind == "in_place" else of_restored(rig, run)
-    assert second.portrait().state == "running"
-    assert holds(second, vda=0x11, vdb=0x22)
-    assert left(rig) == []
-
-
-def test_daemon_killed_in_mid_pull(rig: Rig) -> None:
-    vm = backed_up(rig)
-    killed = []
-
-    def kill(moment: str, _run: RestoreRun) -> None:
-        if moment == "after StartPull" and not killed:
-            killed.append(moment)
-            rig.daemon.kill_daemon()
-            rig.daemon.start_daemon()
-
-    run = restore(rig, vm.short_name, {"instant": {"name": "back"}}, hook=kill)
-    assert run.outcome is Outcome.SUCCEEDED, run.failure
-    assert holds(of_restored(rig, run), vda=0x11, vdb=0x22)
-    assert left(rig) == []
-
-
-@pytest.mark.parametrize("moment", ["after StartDomain", "after StartPull", "before FlushDisks"])
-def test_qemu_killed_before_all_is_on_disk(rig: Rig, moment: str) -> None:
-    """QEMU takes the set's name out of an image before what it has brought is on disk for certain."""
-    vm = backed_up(rig)
-    killed = []
-
-    def kill(now: str, run: RestoreRun) -> None:
-        if now == moment and not killed:
-            killed.append(now)
-            of_restored(rig, run).kill_qemu()
-
-    run = restore(rig, vm.short_name, {"instant": {"name": "back"}}, hook=kill)
-    assert run.outcome is Outcome.SUCCEEDED, run.failure
-    assert killed == [moment]
-    second = of_restored(rig, run)
-    assert holds(second, vda=0x11, vdb=0x22)
-    second.start()
-    assert {len(chain) for chain in second.portrait().live.values()} == {1}
-    assert left(rig) == []

@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from fakes.apiserver import FakeApiServer
-from fakes.objects import CREATED, backup_body, host, location
+from fakes.objects import CREATED, T0, backup_body, host, location
 from vmbackup.api.host import HostedVM, LocationSpace
 from vmbackup.cluster.client import Client
 from vmbackup.cluster.events import Happening, Recorder
@@ -98,3 +98,13 @@ class Stage:
 @pytest.fixture
 def stage() -> Stage:
     return Stage()
+
+
+@pytest.fixture
+def nightly(stage: Any) -> Any:
+    """A schedule that has been seen once."""
+    stage.location()
+    stage.schedule()
+    stage.schedules.reconcile(T0)
+    stage.server.calls.clear()
+    return stage
