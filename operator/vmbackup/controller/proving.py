@@ -11,7 +11,7 @@ from vmbackup.cluster.resources import VMBACKUP, VMRESTORE
 from vmbackup.controller.children import Family
 from vmbackup.controller.writer import Writer
 from vmbackup.core.kstatus import Stamp
-from vmbackup.core.proofs import Proposal, busy_kinds, due, record_of, restore_body, with_proof
+from vmbackup.core.proofs import Proposal, due, record_of, restore_body, tried, with_proof
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Proving:
         uids = {member.child.name: member.metadata.uid for member in family}
         made = {restore.metadata.name for restore in here}
         children = [member.child for member in family]
-        for proposal in due(schedule, children, busy_kinds(schedule, here), now):
+        for proposal in due(schedule, children, tried(schedule, here), now):
             if proposal.name not in made:
                 self._make(schedule, proposal, uids[proposal.child.name])
 

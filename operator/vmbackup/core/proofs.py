@@ -1,8 +1,8 @@
 """Proofs of sets: which are due for a schedule, and what the VMBackup of a set says of them."""
 
 import hashlib
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vmbackup.api import names
@@ -11,11 +11,25 @@ from vmbackup.api.restore import RestoreKind, VMRestore
 from vmbackup.api.schedule import VMBackupSchedule
 from vmbackup.api.vmbackup import Outcome, ProofRecord, VMBackupStatus
 from vmbackup.core.children import BROKEN, Child
-from vmbackup.core.kstatus import Stamp, Truth, cut, state
+from vmbackup.core.kstatus import Stamp, Truth, cut, epoch, state
 
 Kind = Literal["Boot", "Scrub"]
 VERDICTS = BROKEN | {Reason.NO_HEARTBEAT}  # what says something of the set, and not of the node or the request
-KEPT_SECONDS = 7 * 86400  # a VMRestore that is over; one without a verdict is tried again after that
+KEPT_SECONDS = 7 * 86400  # a VMRestore that is over
+RETRY_SECONDS = 3600.0  # after a proof that could not run; twice that after two, and so on, a day at most
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Proofs of a schedule that were begun: kinds under way, and those that found nothing, by kind and VMBackup."""
+
+    busy: frozenset[Kind] = frozenset()
+    in_vain: Mapping[tuple[Kind, str], tuple[float, ...]] = field(default_factory=dict)
+
+    def rests(self, kind: Kind, backup: str, now: float) -> bool:
+        """Return whether the next try of a proof is not due yet."""
+        ends = self.in_vain.get((kind, backup), ())
+        return bool(ends) and now - max(ends) < RETRY_SECONDS * min(len(ends), 24)
 
 
 @dataclass(frozen=True)
@@ -27,13 +41,19 @@ class Proposal:
     child: Child
 
 
-def due(schedule: VMBackupSchedule, children: Collection[Child], busy: Collection[Kind], now: float) -> list[Proposal]:
-    """Return the proofs to begin now. busy: kinds of proofs of this schedule that are under way."""
+def due(schedule: VMBackupSchedule, children: Collection[Child], tried: Tried, now: float) -> list[Proposal]:
+    """Return the proofs to begin now."""
     policy, found = schedule.spec.proof, list[Proposal]()
     if policy is None:
         return found
+
+    def propose(kind: Kind, child: Child, number: int) -> None:
+        if not tried.rests(kind, child.name, now):
+            last = max(tried.in_vain.get((kind, child.name), (0.0,)))
+            found.append(_proposal(schedule, kind, child, number, int(last)))
+
     whole = [child for child in children if child.set is not None and not child.set.broken and not child.marked]
-    if policy.boot is not None and "Boot" not in busy:
+    if policy.boot is not None and "Boot" not in tried.busy:
         booted: dict[str, float] = {}
         newest: dict[str, Child] = {}
         for child in sorted(whole, key=lambda child: (child.at, child.name)):
@@ -41,12 +61,13 @@ def due(schedule: VMBackupSchedule, children: Collection[Child], busy: Collectio
             booted[child.vm] = max(booted.get(child.vm, 0.0), child.booted_at or 0.0)
         for vm, child in sorted(newest.items()):
             if child.booted_at is None and now - booted[vm] >= policy.boot.interval_seconds:
-                found.append(_proposal(schedule, "Boot", child, 0))
-    if policy.scrub is not None and "Scrub" not in busy:
+                propose("Boot", child, 0)
+    if policy.scrub is not None and "Scrub" not in tried.busy:
         interval = policy.scrub.interval_seconds
         old = [child for child in whole if now - _read_at(child) >= interval]
-        for child in sorted(old, key=lambda child: (_read_at(child), child.name))[:1]:
-            found.append(_proposal(schedule, "Scrub", child, int(_read_at(child))))
+        awake = [child for child in old if not tried.rests("Scrub", child.name, now)]
+        for child in sorted(awake, key=lambda child: (_read_at(child), child.name))[:1]:
+            propose("Scrub", child, int(_read_at(child)))
     return found
 
 
@@ -55,8 +76,9 @@ def _read_at(child: Child) -> float:
     return max(child.ended_at or child.at, child.scrubbed_at or 0.0)
 
 
-def _proposal(schedule: VMBackupSchedule, kind: Kind, child: Child, number: int) -> Proposal:
-    digest = hashlib.sha256(f"{child.name}/{child.at}/{number}".encode()).hexdigest()[:10]
+def _proposal(schedule: VMBackupSchedule, kind: Kind, child: Child, number: int, last: int) -> Proposal:
+    again = f"/{last}" if last else ""
+    digest = hashlib.sha256(f"{child.name}/{child.at}/{number}{again}".encode()).hexdigest()[:10]
     return Proposal(f"{schedule.metadata.name}-{kind.lower()}-{digest}", kind, child)
 
 
@@ -89,15 +111,19 @@ def restore_body(schedule: VMBackupSchedule, proposal: Proposal, uid: str) -> di
     }
 
 
-def busy_kinds(schedule: VMBackupSchedule, restores: Iterable[VMRestore]) -> set[Kind]:
-    """Return the kinds of proofs of a schedule that are under way. restores: of its namespace."""
-    return {
-        restore.spec.target.proof.kind
-        for restore in restores
-        if restore.spec.target.proof is not None
-        and not restore.finished
-        and restore.metadata.labels.get(names.LABEL_SCHEDULE) == schedule.metadata.name
-    }
+def tried(schedule: VMBackupSchedule, restores: Iterable[VMRestore]) -> Tried:
+    """Return what was begun for a schedule. restores: of its namespace."""
+    busy, in_vain = set[Kind](), dict[tuple[Kind, str], tuple[float, ...]]()
+    for restore in restores:
+        proof, status = restore.spec.target.proof, restore.status
+        if proof is None or restore.metadata.labels.get(names.LABEL_SCHEDULE) != schedule.metadata.name:
+            continue
+        if not restore.finished:
+            busy.add(proof.kind)
+        elif record_of(restore) is None:
+            key = proof.kind, restore.spec.source.backup or ""
+            in_vain[key] = (*in_vain.get(key, ()), epoch(status.completion_time) if status.completion_time else 0.0)
+    return Tried(frozenset(busy), in_vain)
 
 
 def record_of(restore: VMRestore) -> ProofRecord | None:

@@ -230,3 +230,20 @@ def test_refused_proof_does_not_keep_the_schedule_from_its_runs(stage: Any) -> N
     assert restores(stage) == []
     schedule = stage.server.objects[SCHEDULE.path("nightly", "team-a")]
     assert schedule["status"]["nextScheduleTime"] == "2026-09-22T02:30:00Z"
+
+
+@pytest.mark.parametrize("policy", [BOOT, SCRUB], ids=["boot", "scrub"])
+def test_a_proof_that_could_not_run_is_tried_again_later_and_later(stage: Any, policy: dict[str, Any]) -> None:
+    scheduled(stage, policy)
+    published(stage)
+    now, waits = T0 + 8 * DAY, [1, 2, 3]
+    stage.schedules.reconcile(now)
+    for count, hours in enumerate(waits, start=1):
+        (body,) = (each for each in restores(stage) if "status" not in each)
+        end(stage, body, now, reason="NotRun", outcome="Failed")
+        stage.schedules.reconcile(now + hours * 3600 - 60)
+        assert len(restores(stage)) == count
+        now += hours * 3600 + 60
+        stage.schedules.reconcile(now)
+        assert len(restores(stage)) == count + 1
+    assert verified(stage)[0] == "True", "nothing was found, so nothing is said of the set"
