@@ -65,11 +65,14 @@ class Scene:
         """Hold the running push job; 0 lets it go."""
         connection = self.pod.connect()
         try:
-            domain = connection.lookupByName(self.domain)
-            for job in ask_qemu(domain, "query-block-jobs"):
-                ask_qemu(domain, "block-job-set-speed", device=job["device"], speed=bytes_per_second)
+            self._limit(connection, bytes_per_second)
         finally:
             connection.close()
+
+    def _limit(self, connection: libvirt.virConnect, bytes_per_second: int) -> None:
+        domain = connection.lookupByName(self.domain)
+        for job in ask_qemu(domain, "query-block-jobs"):
+            ask_qemu(domain, "block-job-set-speed", device=job["device"], speed=bytes_per_second)
 
     def job_runs(self) -> bool:
         connection = self.pod.connect()
@@ -106,13 +109,17 @@ class Scene:
 
     def held(self, **spec: Any) -> Backup:
         """Begin a push that QEMU holds in mid copy; `slow_down(0)` lets it go."""
+        connection = self.pod.connect()  # beforehand: on a busy machine this takes as long as the copy
 
         def hold(moment: str, run: Run) -> None:
             if moment == "after BeginPush" and run.attempt == 1:
-                self.slow_down()
+                self._limit(connection, SLOW_BYTES_PER_SECOND)
 
         backup = self.backup(hook=hold, **spec)
-        backup.wait_for(Phase.COPYING)
+        try:
+            backup.wait_for(Phase.COPYING)
+        finally:
+            connection.close()
         assert self.job_runs(), "the job ended before it could be held: make the disk larger"
         return backup
 

@@ -45,7 +45,7 @@ def test_set_is_published_equal_to_the_disk_and_nothing_is_left(scene: Scene) ->
 
 @pytest.mark.parametrize("session", [True, False])
 def test_pod_sees_the_unfinished_set_alone_while_it_is_written(scene: Scene) -> None:
-    scene.start_vm(mib=512, data_mib=256)
+    scene.start_vm(mib=1024, data_mib=768)
     backup = scene.held()
     (seen,) = scene.pod.run("ls", "-A", HOTPLUG_DISKS).split()
     assert seen == backup.first.partial_name
@@ -58,7 +58,7 @@ def test_pod_sees_the_unfinished_set_alone_while_it_is_written(scene: Scene) -> 
 
 
 def test_user_of_the_pod_can_write_the_images_and_nothing_else(scene: Scene) -> None:
-    scene.start_vm(mib=512, data_mib=256)
+    scene.start_vm(mib=1024, data_mib=768)
     backup = scene.held()
     shown = f"{HOTPLUG_DISKS}/{backup.first.partial_name}"
     as_qemu = ["setpriv", "--reuid=107", "--regid=107", "--clear-groups", "sh", "-c"]
@@ -90,7 +90,7 @@ def test_agent_killed_and_restarted(scene: Scene, death: str) -> None:
 
 
 def test_cancelled_in_mid_copy(scene: Scene) -> None:
-    scene.start_vm(mib=512, data_mib=256)
+    scene.start_vm(mib=1024, data_mib=768)
     backup = scene.held()
     backup.cancel()
     assert backup.end().outcome is Outcome.CANCELLED
@@ -101,7 +101,7 @@ def test_cancelled_in_mid_copy(scene: Scene) -> None:
 
 @pytest.mark.parametrize("session", [True, False])
 def test_daemon_in_the_pod_dies_in_mid_copy_and_is_started_again(scene: Scene) -> None:
-    scene.start_vm(mib=512, data_mib=256)
+    scene.start_vm(mib=1024, data_mib=768)
     backup = scene.held()
     scene.pod.kill_daemon()
     scene.pod.start_daemon()
@@ -114,7 +114,7 @@ def test_daemon_in_the_pod_dies_in_mid_copy_and_is_started_again(scene: Scene) -
 
 def test_pod_deleted_in_mid_copy_is_a_failure_in_words(scene: Scene) -> None:
     """kubelet removes the volumes of a dead pod, with whatever is mounted there: here as fast as it can."""
-    scene.start_vm(mib=512, data_mib=256)
+    scene.start_vm(mib=1024, data_mib=768)
     backup = scene.held()
     scene.pod.stop()
     shutil.rmtree(scene.pod.volume.parents[2], ignore_errors=True)
@@ -129,7 +129,7 @@ def test_pod_deleted_in_mid_copy_is_a_failure_in_words(scene: Scene) -> None:
 
 
 def test_agent_that_was_away_when_the_pod_was_deleted_cleans_up(scene: Scene) -> None:
-    scene.start_vm(mib=512, data_mib=256)
+    scene.start_vm(mib=1024, data_mib=768)
     scene.engine().begin(scene.request())
     assert scene.process("after MountDirectory").wait(60) == -9
     assert scene.mounts()
@@ -141,7 +141,7 @@ def test_agent_that_was_away_when_the_pod_was_deleted_cleans_up(scene: Scene) ->
 
 def test_launcher_restarted_in_mid_copy_is_another_pod(scene: Scene, new_pod: Callable[..., LauncherPod]) -> None:
     """The VM runs again at once, in a pod of another UID: the backup of the first ends, with its name."""
-    scene.start_vm(mib=512, data_mib=256)
+    scene.start_vm(mib=1024, data_mib=768)
     backup = scene.held()
     scene.pod.stop()
     again = Scene(new_pod(session=True), scene.place / "again")
@@ -155,7 +155,7 @@ def test_launcher_restarted_in_mid_copy_is_another_pod(scene: Scene, new_pod: Ca
 
 
 def test_guest_killed_in_mid_copy_and_started_in_the_same_pod_gets_a_new_attempt(scene: Scene) -> None:
-    scene.start_vm(mib=512, data_mib=256)
+    scene.start_vm(mib=1024, data_mib=768)
     backup = scene.held()
     connection = scene.pod.connect()
     domain = connection.lookupByName(DOMAIN)
