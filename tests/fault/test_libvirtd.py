@@ -32,7 +32,8 @@ def test_daemon_stays_away(cell: Cell) -> None:
     cell.stage.start_daemon()
     cell.fault_is_over()
     cell.until_home()
-    cell.ends(says="HypervisorAway")
+    # A set is checked and published without the daemon; it may be done before anybody has missed it.
+    cell.ends(says="" if cell.phase in ("Verifying", "Publishing") else "HypervisorAway")
 
 
 @column("libvirtd-twice", push=("Copying",), snapshot=LONG)
