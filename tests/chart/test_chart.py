@@ -11,7 +11,7 @@ from chart.programs import CHART, NAMESPACE, Body, call, helm, only, render
 from chart.values import EVERYTHING, dry_run
 from testbed.controlplane import ControlPlane
 from testbed.errors import TestbedError
-from vmbackup import cli
+from vmbackup import cli, cli_host
 from vmbackup.api import crd
 
 AGENTS = "vmbackup-agents"
@@ -143,7 +143,7 @@ def test_agent_sees_the_directories_it_was_given_and_no_other_by_the_same_path()
     spec = pod_spec(only(render({"agent": {"directories": {"locations": ["/srv/a"]}}}), "DaemonSet"))
     paths = {one["name"]: one["hostPath"]["path"] for one in spec["volumes"] if "hostPath" in one}
     assert set(paths.values()) == {
-        *("/run/libvirt", cli.STATE_DIRECTORY, "/srv/a"),
+        *("/run/libvirt", cli_host.STATE_DIRECTORY, "/srv/a"),
         *("/var/lib/libvirt/images", "/var/lib/libvirt/qemu/nvram"),
     }
     (container,) = spec["containers"]
@@ -155,7 +155,7 @@ def test_agent_sees_the_directories_it_was_given_and_no_other_by_the_same_path()
     ]
     hosts = [one["hostPath"] for one in spec["volumes"] if "hostPath" in one]
     made = {one["path"] for one in hosts if one["type"] != "Directory"}
-    assert made == {cli.STATE_DIRECTORY, "/var/lib/libvirt/qemu/nvram"}, "no other directory of a node is ever made"
+    assert made == {cli_host.STATE_DIRECTORY, "/var/lib/libvirt/qemu/nvram"}, "nothing else of a node is ever made"
 
 
 # -- CRDs ---------------------------------------------------------------------------------------------------------
