@@ -14,6 +14,7 @@ from vmbackup.cluster.errors import NotFound
 
 HOME_SECONDS = 60.0
 SETTLE_SECONDS = 40.0  # an agent that tells an end tries again after at most 30 s
+LOST = "libvirt has lost it.*Do not kill QEMU before"  # rarely, libvirt 9.0 that is killed while it pivots
 LEAD_SECONDS = 45.0  # a controller that was started again waits 15 s for the Lease of the one before
 
 
@@ -64,6 +65,9 @@ class Cell(Meeting):
         self.recovery_seconds = round(time.monotonic() - self._fault_over_at, 1)
 
     def _is_home(self) -> bool:
+        if self.has_said(LOST) and self.machine.is_lost():
+            self.machine.bring_back()
+            self.vm_comes_back()
         seen = self.machine.portrait()
         self.machine.let_push_go() if self.method == "Push" else None
         return self.is_as_before(seen)

@@ -16,6 +16,7 @@ FAULTS: dict[str, dict[str, str]] = {
         "libvirtd-away-10s": "SIGKILL, back after 10 s",
         "libvirtd-away-60s": "SIGKILL, back after 60 s",
         "libvirtd-twice": "killed and started twice in a row: the job's result is lost",
+        "libvirtd-loses-vm": "killed, and cannot read what it knew of the VM, which runs on: a human must help",
     },
     "QEMU dies, the guest or its owner stops the VM": {
         "qemu-sigkill": "SIGKILL, the VM is started again",

@@ -22,6 +22,7 @@ from testbed.errors import TestbedError
 from testbed.guests import Boot, Disk, Options, domain_xml, start_guest, wait_until_ready
 from testbed.hypervisor import Libvirtd
 from testbed.images import overlay_image, qemu_img, sequence_numbers
+from testbed.lost import bring_back
 from vmbackup.units import MIB
 
 NAME, SHORT_NAME, NAMESPACE = "fault_web", "web", "fault"
@@ -53,6 +54,7 @@ class Machine:
         """Make the images afresh, start the VM and return when its guest writes."""
         if hasattr(self, "vm"):
             self.vm.remove()
+            self._end_lost_qemu()
         shutil.rmtree(self.disks, ignore_errors=True) if not self.disks.is_mount() else _empty(self.disks)
         for directory in (self.disks, self._boot):
             directory.mkdir(mode=0o755, exist_ok=True)
@@ -68,6 +70,11 @@ class Machine:
         with self.vm.domain() as domain:
             self._definition = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
         self.until_working()
+
+    def _end_lost_qemu(self) -> None:
+        if (pid := self.host.qemu_pid(self.vm.uuid)) is not None:
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: self.host.qemu_pid(self.vm.uuid) is None, "QEMU is gone")
 
     def _xml(self, vda: Path, vdb: Path, error_policy: str) -> str:
         kernel, initramfs = boot_files(self._boot)
@@ -90,10 +97,19 @@ class Machine:
         def started() -> bool:
             if self.host.qemu_pid(self.vm.uuid) is None and not self.vm.is_active():
                 self._serial.unlink(missing_ok=True)
-                self.vm.start()
+                with suppress(libvirt.libvirtError):  # virtlogd may still hold the log of the QEMU before
+                    self.vm.start()
             return self.host.qemu_pid(self.vm.uuid) is not None
 
         wait_until(started, "the VM is started again")
+
+    def is_lost(self) -> bool:
+        """Tell whether the VM runs while libvirt takes it for off; raises libvirt.libvirtError."""
+        return self.host.qemu_pid(self.vm.uuid) is not None and not self.vm.is_active()
+
+    def bring_back(self) -> None:
+        """Give a lost VM the definition that its QEMU lives by, and end it, as docs/operations.md says."""
+        bring_back(self.host, NAME, self.vm.uuid)
 
     # -- eyes ---------------------------------------------------------------------------------------------------
 

@@ -2,8 +2,10 @@
 
 import time
 
-from fault.cell import Cell
+from fault.cell import LOST, Cell
+from fault.machine import NAME
 from fault.rows import PUSH, SNAPSHOT, column
+from testbed.lost import make_status_unreadable
 
 AWAY_SECONDS = {"libvirtd-away-10s": 10, "libvirtd-away-60s": 60}
 JOB_SECONDS, QUIET_SECONDS, QUIET_SECONDS_MAX = 4, 3.0, 60.0
@@ -55,6 +57,19 @@ def test_daemon_is_started_twice_and_knows_nothing_of_the_job(cell: Cell) -> Non
         cell.ends(says="OutcomeUnknown|kept no result", attempts=2)
     else:
         cell.ends()
+
+
+@column("libvirtd-loses-vm", snapshot=LONG)
+def test_daemon_has_lost_the_vm_and_a_human_brings_it_back_by_the_docs(cell: Cell) -> None:
+    cell.catch()
+    cell.stage.kill_daemon()
+    make_status_unreadable(cell.stage.host, NAME)
+    cell.stage.start_daemon()
+    assert cell.machine.is_lost()
+    cell.stage.agent.go_on()
+    cell.fault_is_over()
+    cell.until_home()
+    cell.ends(says=LOST)
 
 
 def until_quiet(cell: Cell) -> None:

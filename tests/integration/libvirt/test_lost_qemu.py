@@ -7,6 +7,7 @@ import pytest
 
 from integration.libvirt.machines import wait_until
 from integration.libvirt.rig import Rig
+from testbed.lost import make_status_unreadable
 from vmbackup.errors import NotYet
 from vmbackup.hypervisor.libvirtd import Libvirtd
 
@@ -16,12 +17,7 @@ def test_qemu_that_libvirt_has_lost_is_no_vm_that_is_off(rig: Rig) -> None:
     hypervisor = Libvirtd(rig.daemon.uri)
     uuid = hypervisor.find(vm.name).uuid
     rig.daemon.kill_daemon()
-    # What libvirt 9.0 writes when it is killed in the middle of a pivot; at its next start it cannot read that.
-    status = rig.daemon.directory / "run/qemu" / f"{vm.name}.xml"
-    text = status.read_text()
-    mirror = "<mirror type='file' job=''><format type='qcow2'/><source/></mirror><target dev='vda'"
-    assert "<target dev='vda'" in text
-    status.write_text(text.replace("<target dev='vda'", mirror))
+    make_status_unreadable(rig.daemon, vm.name)
     rig.daemon.start_daemon()
     qemu = rig.daemon.qemu_pid(uuid)
     assert qemu is not None
