@@ -84,9 +84,14 @@ class Installation:
         self.plane.kubectl("-n", AGENTS, "delete", "pod", name, "--grace-period=0", "--force")
         return name
 
-    def agent_runs(self, node: str) -> bool:
+    def running_agent(self, node: str) -> str | None:
+        """Return the name of the node's agent pod, None while there is none, more than one, or it is not ready."""
         pods = self.pods(AGENTS, "agent", node)
-        return len(pods) == 1 and all(status["ready"] for status in pods[0]["status"].get("containerStatuses", [{}]))
+        if len(pods) != 1:
+            return None
+        # A pod that its kubelet has not looked at yet has no list of containers.
+        containers = pods[0]["status"].get("containerStatuses", [])
+        return str(pods[0]["metadata"]["name"]) if containers and all(each["ready"] for each in containers) else None
 
     def last_words(self) -> str:
         """Return what pods and events say, for a failed test's message."""

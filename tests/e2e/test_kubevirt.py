@@ -73,7 +73,7 @@ def test_agents_pod_killed_in_mid_push_and_the_next_one_goes_on(
     killed = installed.kill_agent(node.name)
     mounted = f"{PODS}/{launcher.pod_uid}/volumes/kubernetes.io~empty-dir/hotplug-disks/."
     assert mounted in node.host.run("cat", "/proc/mounts"), "the pod still writes there"
-    eventually(lambda: installed.agent_runs(node.name) and installed.agent_pod(node.name) != killed, "a new agent", 120)
+    eventually(lambda: installed.running_agent(node.name) not in (None, killed), "a new agent", 120)
     backup = backups.until_succeeded("survivor", hastened=launcher)
     launcher.assert_identical(backups.read_set(backup, node))
     assert not installed.plane.kubectl("-n", AGENTS, "get", "pods", "--ignore-not-found", killed)

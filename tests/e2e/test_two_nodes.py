@@ -16,7 +16,7 @@ from testbed.realcluster import RealCluster
 def second(cluster: RealCluster, installed: Installation) -> Node:
     """A second node, on which the DaemonSet starts an agent by itself."""
     node = cluster.add_node()
-    eventually(lambda: installed.agent_runs(node.name), f"an agent runs on {node.name}", 120)
+    eventually(lambda: installed.running_agent(node.name), f"an agent runs on {node.name}", 120)
     installed.until_ready("vmhost", node.name)
     return node
 
