@@ -63,6 +63,7 @@ class Disk:
     made: bool = False
     own: str = "old"
     kept: bool = False  # the old image has a second name
+    used: bool = False  # QEMU has the old image open
     header_flat: bool = False
     durable: bool = False
     pulling: int = 0
@@ -81,6 +82,7 @@ class RestoreWorld:
     each_turn: Callable[["RestoreWorld", int], None] = lambda _world, _turn: None
     errors: dict[type, VMBackupError] = field(default_factory=dict)
     comes_up: bool = True
+    started_before_swap: str = ""  # of this disk, after the last look
 
     def __post_init__(self) -> None:
         self.clock = FakeClock()
@@ -166,6 +168,12 @@ class RestoreWorld:
         self.state = "off" if self.persistent else "absent"
         for disk in self.disks.values():
             disk.pulling = 0
+
+    def start_on_disks(self) -> None:
+        """Its owner starts the VM: QEMU opens what has the name now."""
+        self.state = "running"
+        for disk in self.disks.values():
+            disk.used = disk.own == "old"
 
     # -- what must hold at the end ------------------------------------------------------------------------------
 
@@ -282,6 +290,7 @@ class _Store(_Part):
             working=world.working,
             placed=world.placed,
             swapped=frozenset(target for target, disk in world.disks.items() if disk.kept and not disk.made),
+            used=frozenset(target for target, disk in world.disks.items() if disk.used and world.state == "running"),
             flat=frozenset(target for target, disk in world.disks.items() if disk.header_flat),
             works=dict(world.works),
             serial_tail=tail,
@@ -311,6 +320,8 @@ class _Store(_Part):
                 world.working, world.placed = False, True
             case Swap(target):
                 disk = world.disks[target]
+                if target == world.started_before_swap and world.state == "off":
+                    world.start_on_disks()
                 disk.kept = True
                 world.effect()
                 disk.made, disk.own = False, "new"

@@ -16,7 +16,7 @@ from vmbackup.core.restore_facts import (
     Swap,
 )
 from vmbackup.errors import Failed, Refused
-from walk.restore_world import KINDS, RestoreWorld
+from walk.restore_world import KINDS, TARGETS, RestoreWorld
 
 every_kind = pytest.mark.parametrize("kind", list(KINDS))
 
@@ -184,6 +184,24 @@ def test_a_vm_that_is_started_in_mid_swap_is_waited_for_and_gets_its_old_disks_b
             world.state = "off"
 
     world.each_turn = meddle
+    run = world.walk()
+    assert run.outcome is Outcome.FAILED
+    assert run.failure is not None
+    assert run.failure.reason is Reason.VM_RUNNING
+    world.assert_end(run)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_vm_that_is_started_between_the_look_and_a_rename_is_no_success(target: str) -> None:
+    """QEMU runs on an image that has just lost its name: removing it would take the guest's writes with it."""
+    world = RestoreWorld(RestoreKind.IN_PLACE, started_before_swap=target)
+
+    def shut_down_when_told(world: RestoreWorld, _turn: int) -> None:
+        if world.last is not None and "was started while" in world.last.trouble:
+            assert all(disk.kept for disk in world.disks.values() if disk.used and disk.own == "new")
+            world.state = "off"
+
+    world.each_turn = shut_down_when_told
     run = world.walk()
     assert run.outcome is Outcome.FAILED
     assert run.failure is not None

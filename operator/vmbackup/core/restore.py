@@ -59,6 +59,7 @@ from vmbackup.core.restore_seen import (
     running,
     runs_words,
     starts_here,
+    used_words,
     vanished,
     works,
 )
@@ -103,6 +104,8 @@ TABLE: dict[RestorePhase, tuple[Rule, ...]] = {
     P.PLACING: (
         Rule("giving up", giving_up, go(P.DISCARDING)),
         Rule("in its place", lambda v: not in_place(v) and v.files.placed, go(after, success_at_end)),
+        # The VM may have come up between the last look and a rename: then QEMU has the old image, without its name.
+        Rule("an old disk is in use", lambda v: bool(v.files.used), fail(because(Reason.VM_RUNNING, used_words))),
         Rule("all disks have changed", lambda v: in_place(v) and all_swapped(v), go(after, success_at_end)),
         Rule("somebody has started the VM", in_the_way, fail(because(Reason.VM_RUNNING, runs_words))),
         Rule("not now", lambda v: may_heal(Place)(v) or may_heal(Swap)(v), retry()),

@@ -118,6 +118,7 @@ class RestoreFiles:
     working: bool = False
     placed: bool = False
     swapped: frozenset[str] = frozenset()  # in place: the new image has the name, the old one is beside it
+    used: frozenset[str] = frozenset()  # in place: swapped, and QEMU has the old image open
     flat: frozenset[str] = frozenset()  # images whose header names nothing below them
     works: Mapping[str, Work] = field(default_factory=dict)
     serial_tail: str = ""

@@ -108,6 +108,14 @@ def runs_words(view: View) -> str:
     return f"VM {view.run.domain} runs: its disks can be replaced only while it is off. Shut it down and try again."
 
 
+def used_words(view: View) -> str:
+    disks = ", ".join(sorted(view.files.used))
+    return (
+        f"VM {view.run.domain} was started while its disks were changed and has the old image open of: {disks}. "
+        "It gets its old disks back when it is off. Shut it down and try again."
+    )
+
+
 def works(kind: str, start: type[StartCopy] | type[StartVerification]) -> tuple[Rule, ...]:
     """Return the rows of a phase that does one work per disk, one after the other."""
     verified = kind == "verify"

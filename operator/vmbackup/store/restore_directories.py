@@ -115,7 +115,9 @@ class RestoreDirectories:
 
     def _with_images(self, run: RestoreRun, seen: RestoreFiles) -> RestoreFiles:
         if run.kind is RestoreKind.IN_PLACE:
-            return replace(seen, swapped=frozenset(d.target for d in run.disks if swapping.is_swapped(run, d)))
+            swapped = [disk for disk in run.disks if swapping.is_swapped(run, disk)]
+            used = frozenset(disk.target for disk in swapped if swapping.is_old_used(run, disk))
+            return replace(seen, swapped=frozenset(disk.target for disk in swapped), used=used)
         with _images(run) as images:
             return replace(
                 seen,

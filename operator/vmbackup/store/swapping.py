@@ -33,17 +33,22 @@ def check_own_disk(run: RestoreRun, disk: RestoreDisk) -> None:
     old = run.old_file(disk)
     if os.path.lexists(old) and not os.path.lexists(run.working_file(disk)):
         raise Refused(Reason.TARGET_EXISTS, f"{what}: {old} exists; an earlier restore has left it. Remove it first.")
-    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if is_open(file):
-            raise Refused(Reason.VM_RUNNING, f"{what}: another process has {path} open; end it first.")
-    finally:
-        os.close(file)
+    if _is_used(disk.file):
+        raise Refused(Reason.VM_RUNNING, f"{what}: another process has {path} open; end it first.")
 
 
 def is_swapped(run: RestoreRun, disk: RestoreDisk) -> bool:
     """Return whether the new image has the disk's name."""
     return not os.path.lexists(run.working_file(disk)) and os.path.lexists(_kept(run, disk))
+
+
+def is_old_used(run: RestoreRun, disk: RestoreDisk) -> bool:
+    """Return whether QEMU has the old image of a swapped disk open.
+
+    A VM may be started between the last look at it and the rename: then it runs on an image that has lost its name.
+    """
+    old = run.old_file(disk)
+    return os.path.lexists(old) and _is_used(old)
 
 
 def swap(run: RestoreRun, disk: RestoreDisk) -> None:
@@ -98,6 +103,14 @@ def remove_old(run: RestoreRun, disk: RestoreDisk, *, keep: bool) -> None:
             Path(run.old_file(disk)).unlink(missing_ok=True)
         Path(_marker(run, disk)).unlink(missing_ok=True)
         os.fsync(directory)
+
+
+def _is_used(path: str) -> bool:
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return is_open(file)
+    finally:
+        os.close(file)
 
 
 def _kept(run: RestoreRun, disk: RestoreDisk) -> str:

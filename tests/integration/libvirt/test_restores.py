@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from integration.libvirt.comeback import backed_up, holds, left, of_restored
+from integration.libvirt.comeback import MARK, backed_up, holds, left, of_restored
 from integration.libvirt.restores import RestoreEngine, images, restore
 from integration.libvirt.rig import NAMESPACE, Rig
 from testbed.guests import Disk
@@ -164,6 +164,30 @@ def test_a_running_vm_is_refused_and_untouched(rig: Rig) -> None:
         restore(rig, vm.short_name, {"in_place": {"overwrite": True}})
     assert refusal.value.reason == Reason.VM_RUNNING
     assert vm.portrait() == before
+
+
+@pytest.mark.parametrize("nth", [1, 2], ids=["first disk", "last disk"])
+def test_a_vm_started_just_before_a_rename_keeps_its_old_disks_and_what_it_writes(rig: Rig, nth: int) -> None:
+    """The agent has seen the VM off; QEMU has opened the image when its name is taken away."""
+    vm = backed_up(rig)
+    vm.stop()
+    swaps, told = [], []
+
+    def meddle(moment: str, run: RestoreRun) -> None:
+        if moment == "before Swap":
+            swaps.append(moment)
+            if len(swaps) == nth:
+                vm.start()
+        if "was started while" in run.trouble and not told:
+            told.append(run.trouble)
+            vm.writes("vdb", MARK, MIB, 0x55)
+            vm.stop()
+
+    run = restore(rig, vm.short_name, {"in_place": {"overwrite": True, "start": True}}, hook=meddle)
+    assert told
+    assert (run.outcome, run.failure and run.failure.reason) == (Outcome.FAILED, Reason.VM_RUNNING)
+    assert holds(vm, vda=0x77, vdb=0x55)
+    assert left(rig) == []
 
 
 def test_a_lost_image_is_made_again_in_place(rig: Rig) -> None:
